@@ -1,0 +1,1 @@
+"""Distributed architecture and hyperparameter search for LLM-based recommenders."""

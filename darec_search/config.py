@@ -1,0 +1,241 @@
+"""What a study is, as read from YAML. The field descriptions are the reference documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+
+from trainer.config import (
+    DataConfig,
+    Fraction,
+    LossConfig,
+    ModelConfig,
+    NegativesConfig,
+    OptimizationConfig,
+    Positive,
+    RunConfig,
+    Section,
+)
+from trainer.errors import BadInput
+
+
+class PrepareConfig(Section):
+    """How the dataset folder is made when it is not there yet (`darec-search data prepare`)."""
+
+    format: str = Field(description="Source format: `table` or `synthetic`.")
+    source: str | None = Field(None, description="Folder or file to read; not needed for `synthetic`.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the format, as on the command line.")
+
+
+class StudyDataConfig(Section):
+    """The dataset and how much of it a trial sees."""
+
+    path: str = Field(description="Dataset folder.")
+    prepare: PrepareConfig | None = Field(
+        None,
+        description="Makes the folder when it is absent, so that one file goes from raw data to an export.",
+    )
+    search_fraction: Fraction = Field(1.0, description="b: fraction of the users that a trial trains on (Data_BO).")
+    max_items: Positive = Field(50, description="Newest items of a history that enter a stream.")
+    max_item_tokens: Positive = Field(30, description="Tokens of an item sentence that are kept.")
+
+
+class WeightLevels(Section):
+    """Levels of the loss weights that are searched; one level fixes a weight, none leaves `losses` to say it."""
+
+    align: tuple[float, ...] = Field((), description="Levels of λ1, rising.")
+    contrastive: tuple[float, ...] = Field((), description="Levels of λ2, rising.")
+    collaborative: tuple[float, ...] = Field((), description="Levels of λ3, rising.")
+
+    @field_validator("align", "contrastive", "collaborative")
+    @classmethod
+    def _rising(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        if any(level < 0 for level in levels) or list(levels) != sorted(set(levels)):
+            raise ValueError("levels must be non-negative, each once, in rising order")
+        return levels
+
+    def searched(self) -> dict[str, tuple[float, ...]]:
+        """The weights that have levels."""
+        return {name: levels for name, levels in self.model_dump().items() if levels}
+
+
+class SearchConfig(Section):
+    """The search itself."""
+
+    strategy: Literal["staged", "joint"] = Field(
+        "staged",
+        description="`staged`: the λ grid at `fixed_architecture`, then bits at the best λ (the paper). "
+        "`joint`: bits and λ together.",
+    )
+    sampler: str = Field("ax_bayes", description="`ax_bayes`, `random`, `optuna_tpe` or `optuna_gp`.")
+    sampler_options: dict[str, Any] = Field(default_factory=dict, description="Keyword options of the sampler.")
+    trials: Positive = Field(30, description="Trials that the sampler proposes (the λ grid comes on top).")
+    epochs: Positive | None = Field(None, description="Epochs of a trial; those of `optimization` when absent.")
+    weights: WeightLevels = Field(default_factory=lambda: WeightLevels(), description="The λ grid.")
+    fixed_architecture: str = Field("serial", description="Architecture of the λ grid in a `staged` search.")
+    ahead: Annotated[int, Field(ge=0)] = Field(
+        0, description="Points proposed ahead of a free lane; 0 waits for the newest result."
+    )
+
+
+class ResourcesConfig(Section):
+    """Where trials run."""
+
+    runner: Literal["ray", "local"] = Field("ray", description="`local` trains in this process, one at a time.")
+    address: str | None = Field(
+        None,
+        description="Ray cluster to join (`auto` or host:port); RAY_ADDRESS when absent, else a Ray of its own.",
+    )
+    lanes: Positive = Field(2, description="Trials at a time: warm Ray Train workers.")
+    cpus_per_lane: Annotated[float, Field(gt=0)] = Field(1, description="CPUs of a lane; also its torch threads.")
+    gpus_per_lane: Annotated[float, Field(ge=0)] = Field(0, description="GPUs, or a share of one, of a lane.")
+    trial_time_limit_s: Annotated[float, Field(gt=0)] = Field(
+        24 * 3600, description="A trial that runs longer is ended and recorded as timed_out."
+    )
+    attempts: Positive = Field(3, description="Workers that a trial may lose before it is recorded as failed.")
+
+
+class TrackingConfig(Section):
+    """MLflow."""
+
+    enabled: bool = Field(True, description="Log to MLflow.")
+    uri: str | None = Field(
+        None, description="Tracking URI; `mlflow.db` (SQLite) inside the output folder when absent."
+    )
+    experiment: str | None = Field(None, description="MLflow experiment; the study's name when absent.")
+    registered_model: str | None = Field(None, description="Registered model; the study's name when absent.")
+
+
+class PromotionConfig(Section):
+    """From the search's best points to a model."""
+
+    candidates: Positive = Field(3, description="Best points of the search that are tested again.")
+    repeats: Positive = Field(2, description="Fresh seeds per candidate and fixed arm.")
+    epochs: Positive | None = Field(None, description="Epochs of the final run; those of `optimization` if absent.")
+    num_workers: Positive = Field(1, description="Ray Train workers of the final run.")
+    cpus_per_worker: Annotated[float, Field(gt=0)] = Field(1, description="CPUs of each.")
+    gpus_per_worker: Annotated[float, Field(ge=0)] = Field(0, description="GPUs of each.")
+
+
+class StudyConfig(Section):
+    """A study: search, promotion and export."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(description="Name of the study.")
+    output: str | None = Field(None, description="Study folder; `runs/<name>` when absent.")
+    seed: int = Field(0, description="Seed of the search and of its trials.")
+    data: StudyDataConfig = Field(description="The dataset.")
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig(), description="The model under search.")
+    losses: LossConfig = Field(default_factory=lambda: LossConfig(), description="Losses that are not searched.")
+    negatives: NegativesConfig = Field(default_factory=lambda: NegativesConfig(), description="Hard negatives.")
+    optimization: OptimizationConfig = Field(
+        default_factory=lambda: OptimizationConfig(), description="Optimiser and schedule."
+    )
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="Compute type of the frozen part.")
+    cache: str = Field("runs/cache", description="Folder shared by all trials: tokens, negatives, backbones.")
+    search: SearchConfig = Field(default_factory=lambda: SearchConfig(), description="The search.")
+    resources: ResourcesConfig = Field(default_factory=lambda: ResourcesConfig(), description="Where trials run.")
+    tracking: TrackingConfig = Field(default_factory=lambda: TrackingConfig(), description="MLflow.")
+    promotion: PromotionConfig = Field(default_factory=lambda: PromotionConfig(), description="The final run.")
+
+    @property
+    def folder(self) -> Path:
+        """The study folder."""
+        return Path(self.output or f"runs/{self.name}")
+
+    def run_config(
+        self,
+        architecture: str,
+        weights: Mapping[str, float],
+        seed: int,
+        *,
+        users_fraction: float,
+        epochs: int,
+    ) -> RunConfig:
+        """The training run of one design. Weights that are not named keep the value in `losses`."""
+        return RunConfig(
+            data=DataConfig(
+                path=str(Path(self.data.path).absolute()),
+                users_fraction=users_fraction,
+                subset_seed=self.seed,
+                max_items=self.data.max_items,
+                max_item_tokens=self.data.max_item_tokens,
+            ),
+            model=self.model.model_copy(update={"architecture": architecture}),
+            losses=self.losses.model_copy(update=dict(weights)),
+            negatives=self.negatives,
+            optimization=self.optimization.model_copy(update={"epochs": epochs}),
+            seed=seed,
+            precision=self.precision,
+            cache=str(Path(self.cache).absolute()),
+        )
+
+
+def explain(error: ValidationError, where: str) -> str:
+    """All problems of a config in one text, each with its field's path."""
+    lines = []
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "unknown field; check its spelling and its section"
+        elif problem["type"] != "missing":
+            message += f", got {problem['input']!r}"
+        lines.append(f"{path}: {message}")
+    return f"{where}: {len(lines)} problem{'s' * (len(lines) != 1)}\n  " + "\n  ".join(lines)
+
+
+def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Apply `a.b=c` overrides (values are YAML) to a document in place and return it.
+
+    Raises:
+        BadInput: if an override has no `=` or goes through a value that is no section.
+    """
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        if not separator or not path:
+            raise BadInput(f"--set {override!r}: write it as section.field=value")
+        *sections, name = path.split(".")
+        target = document
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise BadInput(f"--set {override!r}: {section!r} is a value, not a section")
+        try:
+            target[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise BadInput(f"--set {override!r}: the value is not readable as YAML") from error
+    return document
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file whose top level is a mapping.
+
+    Raises:
+        BadInput: if it cannot be read or is none.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(document, dict):
+        raise BadInput(f"{path}: must hold `field: value` lines at its top level")
+    return document
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read, override and validate a study file.
+
+    Raises:
+        BadInput: with every problem of the file at once.
+    """
+    document = apply_overrides(read_yaml(path), overrides)
+    try:
+        return StudyConfig.model_validate(document)
+    except ValidationError as error:
+        raise BadInput(explain(error, str(path))) from error

@@ -1,0 +1,57 @@
+"""A trial: what was asked of a worker. Its outcome is a `trainer.training.result.RunResult`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import Field
+
+from darec_search.space import Point
+from trainer.config import Fraction, Positive, Section
+
+Stage = Literal["weights", "architecture", "joint", "retest"]
+
+
+class Fidelity(Section):
+    """How much of the full training a trial gets."""
+
+    users_fraction: Fraction = Field(description="Fraction b of the users.")
+    epochs: Positive = Field(description="Passes over them.")
+
+
+class TrialSpec(Section):
+    """One trial as `trials/<id>/spec.json` holds it. Build it with `make_spec`."""
+
+    id: str = Field(description="Hash of study, bits, weights, fidelity and seed.")
+    number: int = Field(ge=0, description="Order of asking, from 0.")
+    stage: Stage = Field(description="Which part of the strategy asked for it.")
+    bits: tuple[int, ...] = Field(description="3L bits, layer by layer.")
+    weights: dict[str, float] = Field(description="Loss weights by name: align, contrastive, collaborative.")
+    seed: int = Field(description="Seed of the run.")
+    fidelity: Fidelity
+    arm: str | None = Field(None, description="Name of a fixed arm or candidate: serial, parallel, best-1, …")
+
+    @property
+    def point(self) -> Point:
+        """The design under trial."""
+        return Point(self.bits, self.weights)
+
+
+def make_spec(
+    study: str, number: int, stage: Stage, point: Point, seed: int, fidelity: Fidelity, arm: str | None = None
+) -> TrialSpec:
+    """A spec with its id. The same question has the same id, so it is never paid for twice."""
+    key = {
+        "study": study,
+        "bits": list(point.bits),
+        "weights": dict(sorted(point.weights.items())),
+        "fidelity": fidelity.model_dump(),
+        "seed": seed,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return TrialSpec(
+        id=digest[:12], number=number, stage=stage, bits=point.bits, weights=dict(point.weights), seed=seed,
+        fidelity=fidelity, arm=arm,
+    )  # fmt: skip

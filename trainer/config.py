@@ -1,0 +1,166 @@
+"""What one training run is. The field descriptions are the reference documentation.
+
+Defaults are those of the paper (Section 3.1.4, Table 3) wherever it states one; see docs/darec.md.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of a config: immutable, unknown fields refused, non-finite numbers refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class DataConfig(Section):
+    """Which users and items a run sees."""
+
+    path: str = Field(description="Dataset folder made by `darec-search data prepare`.")
+    users_fraction: Fraction = Field(1.0, description="Fraction b of the users (Data_BO); every item stays.")
+    subset_seed: int = Field(0, description="Which users a fraction below 1 draws.")
+    max_items: Positive = Field(50, description="Newest items of a history that enter a sequence stream.")
+    max_item_tokens: Positive = Field(30, description="Tokens of an item sentence that are kept.")
+
+
+class BuiltinBackboneConfig(Section):
+    """The small decoder that is trained on the catalogue's own text when no backbone is named."""
+
+    layers: Positive = Field(4, description="Decoder layers.")
+    hidden: Positive = Field(64, description="Hidden size d.")
+    heads: Positive = Field(4, description="Attention heads; divides `hidden`.")
+    vocabulary: Annotated[int, Field(ge=300)] = Field(2048, description="Size of the byte-level BPE vocabulary.")
+    epochs: Positive = Field(3, description="Passes over the catalogue's text (next-token prediction).")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(3e-3, description="Peak learning rate.")
+    seed: int = Field(0, description="Seed of its initial weights and batches.")
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden(self) -> BuiltinBackboneConfig:
+        if self.hidden % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide hidden ({self.hidden})")
+        return self
+
+
+class BackboneConfig(Section):
+    """The frozen language model."""
+
+    name: str = Field("builtin", description="`builtin`, a local model folder, or a Hugging Face id.")
+    revision: str | None = Field(None, description="Commit of a Hugging Face id; the newest when absent.")
+    builtin: BuiltinBackboneConfig = Field(
+        default_factory=lambda: BuiltinBackboneConfig(),
+        description="The built-in decoder's size and training.",
+    )
+
+
+class AdapterConfig(Section):
+    """Relation and recommendation adapters (Sections 2.2.5 and 2.3.3)."""
+
+    enabled: bool = Field(True, description="Without adapters and with one mask the model is the paper's LLMRec.")
+    bottleneck: Positive = Field(64, description="Width of W1's output.")
+    activation: Literal["identity", "relu", "gelu"] = Field(
+        "identity", description="Between W1 and W2; the paper's formula has none."
+    )
+    replacement_frequency: Positive = Field(1, description="r: every r-th backbone layer becomes a DALayer (Fig. 10).")
+
+
+class CollaborativeConfig(Section):
+    """The collaborative filtering model whose vectors enter the context mask (Section 2.3.2)."""
+
+    model: Literal["ncf", "mf", "none"] = Field("ncf", description="`none` leaves the extra column out.")
+    dimension: Positive = Field(64, description="Embedding size of the CF model (per tower for NCF).")
+    training: Literal["joint", "frozen"] = Field(
+        "joint", description="Trained with DARec, or pretrained on the training part and frozen (Fig. 14)."
+    )
+    pretrain_epochs: Positive = Field(20, description="Passes over the interactions when `frozen`.")
+    pretrain_learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="Adam's, when `frozen`.")
+    projection: Literal["shared", "per_layer"] = Field(
+        "shared", description="One projection to the hidden size for all layers, or one each."
+    )
+    negatives: Positive = Field(4, description="Uniform negatives per positive for NCF (MF's BPR takes one).")
+
+
+class ModelConfig(Section):
+    """The DARec model."""
+
+    backbone: BackboneConfig = Field(default_factory=lambda: BackboneConfig(), description="The frozen decoder.")
+    architecture: str = Field(
+        "serial", description="`serial`, `parallel`, or one group of S/P letters per DALayer: `SPS-PPS`."
+    )
+    masks: tuple[Literal["causal", "context"], ...] = Field(
+        ("causal", "context"),
+        description="Masks of the two relation adapters; one alone leaves the router out (Variation 1, Fig. 6).",
+    )
+    adapters: AdapterConfig = Field(default_factory=lambda: AdapterConfig(), description="The adapters.")
+    collaborative: CollaborativeConfig = Field(
+        default_factory=lambda: CollaborativeConfig(), description="The CF model."
+    )
+
+    @model_validator(mode="after")
+    def _one_or_two_masks(self) -> ModelConfig:
+        if len(self.masks) not in (1, 2):
+            raise ValueError("masks names one or two masks, such as ['causal', 'context']")
+        return self
+
+
+class LossConfig(Section):
+    """L = L_seq + λ1 L_align + λ2 L_cl + λ3 L_cf (Section 2.4); every term is a mean."""
+
+    align: NonNegative = Field(0.1, description="λ1, weight of the semantic alignment loss.")
+    contrastive: NonNegative = Field(1e-3, description="λ2, weight of the InfoNCE loss on hard negatives.")
+    collaborative: NonNegative = Field(0.1, description="λ3, weight of the CF model's own loss.")
+    contrastive_positions: Positive = Field(1, description="n_s, positions drawn per sequence.")
+    contrastive_negatives: Positive = Field(5, description="n_cl, hard negatives per position.")
+    temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="τ of InfoNCE.")
+
+
+class NegativesConfig(Section):
+    """Hard negatives (Appendix A)."""
+
+    encoder: str = Field(
+        "tfidf",
+        description="`tfidf` (TF-IDF and truncated SVD), a local encoder folder, or a Hugging Face id.",
+    )
+    fraction: Fraction = Field(0.005, description="Nearest items by each of the two distances.")
+    mf_dimension: Positive = Field(1000, description="Rank of the matrix factorisation, or the most data allows.")
+
+
+class OptimizationConfig(Section):
+    """AdamW with linear warm-up and cosine decay to zero."""
+
+    epochs: Positive = Field(40, description="Passes over the users.")
+    batch_size: Positive = Field(6, description="Users per optimiser step, over all workers.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(5e-5, description="Peak learning rate.")
+    weight_decay: NonNegative = Field(0.01, description="AdamW's decoupled weight decay.")
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.06, description="Share of the steps with rising rate."
+    )
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Gradients are clipped to this norm.")
+    patience: Positive | None = Field(
+        None, description="Stop after so many evaluations without a better validation MRR; never when absent."
+    )
+
+
+class RunConfig(Section):
+    """One training run."""
+
+    data: DataConfig = Field(description="Which users and items.")
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig(), description="The model.")
+    losses: LossConfig = Field(default_factory=lambda: LossConfig(), description="Loss weights and sampling.")
+    negatives: NegativesConfig = Field(
+        default_factory=lambda: NegativesConfig(), description="How hard negatives are mined."
+    )
+    optimization: OptimizationConfig = Field(
+        default_factory=lambda: OptimizationConfig(), description="Optimiser and schedule."
+    )
+    seed: int = Field(0, description="Seed of initial weights, batches and negatives.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Compute type of the frozen part; adapters and optimiser stay in float32."
+    )
+    cache: str = Field("runs/cache", description="Folder of tokens, negatives and built-in backbones, by content.")
