@@ -1,0 +1,1 @@
+"""From raw interactions to what a training step reads."""

@@ -1,0 +1,223 @@
+"""A dataset folder: items, users, and the leave-one-out split.
+
+items.parquet        id, sentence, and one column an attribute; a row's position is the item's index everywhere
+users.parquet        id; a row's position is the user's index
+train.parquet        one list a user: item indices of the training part, oldest first
+validation.parquet   one item index a user
+test.parquet         one item index a user; read by `Dataset.open_test` alone
+manifest.json        counts, rules, warnings, SHA-256 digests
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trainer.data.ragged import Ragged
+from trainer.errors import BadInput
+
+VERSION = 1
+MANIFEST = "manifest.json"
+Split = Literal["validation", "test"]
+
+
+class Manifest(BaseModel):
+    """What a dataset folder holds and how it came to be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = Field(description="Version of the folder's layout.")
+    format: str = Field(description="Source format.")
+    source: str | None = Field(description="Name of the source folder or file.")
+    options: dict[str, object] = Field(description="Options of the source and of the filters, as they were used.")
+    users: int
+    items: int
+    interactions: int = Field(description="All that are left, the held-out ones included.")
+    train_interactions: int = Field(description="Those of the training part.")
+    figures: dict[str, float] = Field(description="Lengths and item counts, for the eye.")
+    rules: list[str] = Field(description="What was done, in order, one sentence each.")
+    removed: dict[str, int] = Field(description="What each filter took, by its name.")
+    warnings: list[str] = Field(description="What a reader should know, one sentence each.")
+    source_files: dict[str, str] = Field(description="SHA-256 of every file read, by its name.")
+    digests: dict[str, str] = Field(description="SHA-256 of each part's content: items, users, train, …")
+    fingerprint: str = Field(description="SHA-256 over the digests: the identity of the content, whatever the bytes.")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """An open dataset or a subset of its users. Make one with `Dataset.open`."""
+
+    folder: Path
+    manifest: Manifest
+    item_ids: list[str]
+    attributes: dict[str, list[str]]
+    sentences: list[str]
+    user_ids: list[str]
+    train: Ragged
+    validation: NDArray[np.int32]
+    user_index: NDArray[np.int64]
+
+    @classmethod
+    def open(cls, folder: Path) -> Dataset:
+        """Read a dataset folder, all but the test split, and check its content against its manifest.
+
+        Raises:
+            BadInput: if the folder is no dataset, of an unknown version, or its content is not what was prepared.
+        """
+        manifest = read_manifest(folder)
+        try:
+            items = pq.read_table(folder / "items.parquet").to_pydict()
+            user_ids = pq.read_table(folder / "users.parquet").column("id").to_pylist()
+            train = Ragged.load(folder / "train.parquet")
+            validation = _read_column(folder / "validation.parquet")
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise BadInput(f"{folder}: a part of the dataset cannot be read ({error}); prepare it again") from error
+        item_ids, sentences = items.pop("id"), items.pop("sentence")
+        digests = {
+            "items": digest_items(item_ids, sentences, items),
+            "users": digest_strings(user_ids),
+            "train": digest_integers(train.offsets, train.values),
+            "validation": digest_integers(validation),
+        }
+        for part, digest in digests.items():
+            _check(folder, manifest, part, digest)
+        everyone = np.arange(len(user_ids))
+        return cls(folder, manifest, item_ids, items, sentences, user_ids, train, validation, everyone)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the whole dataset's content, the same for its subsets."""
+        return self.manifest.fingerprint
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return len(self.item_ids)
+
+    @property
+    def n_users(self) -> int:
+        """Number of users of this (sub)set."""
+        return len(self.user_ids)
+
+    @property
+    def titles(self) -> list[str]:
+        """Title of every item."""
+        return self.attributes["title"]
+
+    def training_digest(self) -> str:
+        """SHA-256 of all that may be trained on or mined: the items and the training part of this (sub)set.
+
+        The key of everything that is cached; held-out items do not enter it.
+        """
+        text = self.manifest.digests["items"] + digest_integers(self.train.offsets, self.train.values)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def subset(self, fraction: float, seed: int) -> Dataset:
+        """Draw round(fraction × users) users, at least one (Data_BO); their order and every item stay.
+
+        With one seed a smaller fraction draws a part of what a larger one draws.
+
+        Raises:
+            ValueError: if the fraction is not in (0, 1].
+        """
+        if not 0 < fraction <= 1:
+            raise ValueError(f"a fraction of the users is in (0, 1], got {fraction}")
+        count = max(1, round(fraction * self.n_users))
+        drawn = np.sort(np.random.default_rng(seed).permutation(self.n_users)[:count])
+        return replace(
+            self,
+            user_ids=[self.user_ids[user] for user in drawn],
+            train=self.train.take(drawn),
+            validation=self.validation[drawn],
+            user_index=self.user_index[drawn],
+        )
+
+    def inputs(self, split: Split) -> Ragged:
+        """What a model sees before it ranks: the training part, for `test` with the validation item at its end."""
+        return self.train if split == "validation" else self.train.append(self.validation)
+
+    def targets(self, split: Split) -> NDArray[np.int32]:
+        """The held-out item of each user, [users]; `test` opens the test split."""
+        return self.validation if split == "validation" else self.open_test()
+
+    def open_test(self) -> NDArray[np.int32]:
+        """The test items, [users of this (sub)set]. Only a final run and an evaluation may ask.
+
+        Raises:
+            BadInput: if the split cannot be read or is not what was prepared.
+        """
+        path = self.folder / "test.parquet"
+        try:
+            items = _read_column(path)
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise BadInput(f"{path}: cannot be read ({error}); prepare the dataset again") from error
+        _check(self.folder, self.manifest, "test", digest_integers(items))
+        return items[self.user_index]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a dataset folder.
+
+    Raises:
+        BadInput: if there is none, it is damaged, or its version is unknown.
+    """
+    path = folder / MANIFEST
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        version = document["version"]
+    except OSError as error:
+        raise BadInput(
+            f"{folder}: is no dataset folder ({MANIFEST}: {error.strerror or error}); make one with "
+            "`darec-search data prepare`"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path}: is damaged ({error}); prepare the dataset again") from error
+    if version != VERSION:
+        raise BadInput(f"{path}: layout version {version} is unknown here (known: {VERSION}); prepare it again")
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as error:
+        field = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise BadInput(f"{path}: is damaged (field {field}); prepare the dataset again") from error
+
+
+def digest_integers(*arrays: NDArray[np.integer]) -> str:
+    """SHA-256 of integer arrays, whatever their types and the machine's byte order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{len(array)};".encode())
+        digest.update(np.ascontiguousarray(array, "<i8").tobytes())
+    return digest.hexdigest()
+
+
+def digest_strings(strings: Sequence[str]) -> str:
+    """SHA-256 of a list of strings."""
+    return hashlib.sha256(json.dumps(list(strings), ensure_ascii=False).encode()).hexdigest()
+
+
+def digest_items(ids: Sequence[str], sentences: Sequence[str], attributes: Mapping[str, Sequence[str]]) -> str:
+    """SHA-256 of the items: ids, sentences, attributes with their names and order."""
+    columns = [("id", ids), ("sentence", sentences), *attributes.items()]
+    return digest_strings([f"{name}:{digest_strings(values)}" for name, values in columns])
+
+
+def _check(folder: Path, manifest: Manifest, part: str, digest: str) -> None:
+    if manifest.digests.get(part) != digest:
+        raise BadInput(
+            f"{folder / part}.parquet: does not match the fingerprint in {MANIFEST}: the file was changed after it "
+            "was prepared; prepare the dataset again"
+        )
+
+
+def _read_column(path: Path) -> NDArray[np.int32]:
+    return pq.read_table(path).column("item").to_numpy().astype(np.int32)

@@ -1,0 +1,118 @@
+"""Which interactions stay, and how they are split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from trainer.config import Positive, Section
+from trainer.data.ragged import Ragged
+from trainer.data.sources.base import RawData
+from trainer.errors import BadInput
+
+_FEWEST_USERS = _FEWEST_ITEMS = 2
+
+
+class FilterOptions(Section):
+    """Thresholds of the filters."""
+
+    min_item_interactions: Positive = Field(4, description="Items with fewer interactions go.")
+    min_user_interactions: Annotated[int, Field(ge=3)] = Field(
+        4, description="Users with fewer interactions go; at least 3, since the split holds two out."
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What the filters leave.
+
+    Args:
+        items: [kept items] indices into the raw items, rising.
+        users: [kept users] indices into the raw users, rising.
+        histories: per kept user, positions in `items`, oldest first.
+        removed: what each filter took, by its name.
+        warnings: about ties in time.
+    """
+
+    items: NDArray[np.integer]
+    users: NDArray[np.integer]
+    histories: Ragged
+    removed: dict[str, int]
+    warnings: list[str]
+
+
+def apply_filters(raw: RawData, options: FilterOptions) -> Kept:
+    """Untitled items out, then rare items and short users, again and again until nothing changes.
+
+    Raises:
+        BadInput: if fewer than two users or items are left.
+    """
+    titled = np.array([bool(title.strip()) for title in raw.attributes["title"]], bool)
+    keep, removed = _iterate(raw, titled, options)
+    users, items, times = raw.users[keep], raw.items[keep], raw.times[keep]
+    kept_items, kept_users = np.unique(items), np.unique(users)
+    removed["items_without_interactions"] = (
+        len(titled) - len(kept_items) - removed["items_without_title"] - removed["items_with_too_few_interactions"]
+    )
+    removed["interactions"] = int(len(keep) - keep.sum())
+    if len(kept_users) < _FEWEST_USERS or len(kept_items) < _FEWEST_ITEMS:
+        raise BadInput(_too_few(raw, len(kept_users), len(kept_items), removed, options))
+    # lexsort is stable, so that the file's order decides between equal times.
+    order = np.lexsort((times, users))
+    lengths = np.bincount(users, minlength=len(raw.user_ids))[kept_users]
+    histories = Ragged.from_lengths(np.searchsorted(kept_items, items[order]), lengths)
+    return Kept(kept_items, kept_users, histories, removed, _tie_warnings(times[order], histories))
+
+
+def _iterate(
+    raw: RawData, titled: NDArray[np.bool_], options: FilterOptions
+) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """A mask over the interactions, and how many items and users each rule took."""
+    keep = titled[raw.items]
+    rare_items: set[int] = set()
+    short_users: set[int] = set()
+    while True:
+        item_counts = np.bincount(raw.items[keep], minlength=len(raw.item_ids))
+        rare = (item_counts > 0) & (item_counts < options.min_item_interactions)
+        keep &= ~rare[raw.items]
+        user_counts = np.bincount(raw.users[keep], minlength=len(raw.user_ids))
+        short = (user_counts > 0) & (user_counts < options.min_user_interactions)
+        keep &= ~short[raw.users]
+        rare_items.update(np.flatnonzero(rare).tolist())
+        short_users.update(np.flatnonzero(short).tolist())
+        if not rare.any() and not short.any():
+            break
+    return keep, {
+        "items_without_title": int((~titled).sum()),
+        "items_with_too_few_interactions": len(rare_items),
+        "users_with_too_few_interactions": len(short_users),
+    }
+
+
+def _too_few(raw: RawData, users: int, items: int, removed: dict[str, int], options: FilterOptions) -> str:
+    return (
+        f"too little data: of {len(raw.user_ids)} users, {len(raw.item_ids)} items and {len(raw.items)} interactions "
+        f"{users} users and {items} items are left (at least {_FEWEST_USERS} and {_FEWEST_ITEMS} are needed) after "
+        f"{removed['items_without_title']} items without a title, {removed['items_with_too_few_interactions']} items "
+        f"with fewer than {options.min_item_interactions} interactions and "
+        f"{removed['users_with_too_few_interactions']} users with fewer than {options.min_user_interactions} went; "
+        "lower min_item_interactions or min_user_interactions, or bring more data"
+    )
+
+
+def _tie_warnings(times: NDArray[np.generic], histories: Ragged) -> list[str]:
+    """Who has equal times, and for whom they decide what is held out; times are [interactions], sorted by user."""
+    users = histories.row_of_value
+    tie = (times[1:] == times[:-1]) & (users[1:] == users[:-1])
+    if not tie.any():
+        return []
+    place_from_end = (histories.offsets[users + 1] - np.arange(len(users)))[1:]
+    tied_users, deciding = (len(np.unique(users[1:][mask])) for mask in (tie, tie & (place_from_end <= 2)))
+    return [
+        f"{tied_users} of {len(histories)} users have equal times; there the order of the file was kept, and for "
+        f"{deciding} of them it decides which item is held out."
+    ]

@@ -1,0 +1,87 @@
+"""Rows of different length in two flat arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Row i is `values[offsets[i] : offsets[i + 1]]`.
+
+    Args:
+        values: [total] int32, all rows one after the other.
+        offsets: [rows + 1] int64, rising, from 0 to total.
+    """
+
+    values: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Sequence[int] | NDArray[np.integer]]) -> Ragged:
+        """Copy rows of integers."""
+        arrays = [np.asarray(row, dtype=np.int32) for row in rows]
+        return cls.from_lengths(
+            np.concatenate(arrays) if arrays else np.empty(0, np.int32), [len(array) for array in arrays]
+        )
+
+    @classmethod
+    def from_lengths(cls, values: NDArray[np.integer], lengths: Sequence[int] | NDArray[np.integer]) -> Ragged:
+        """Cut flat values, [total], into rows of the given lengths, [rows]."""
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        return cls(np.ascontiguousarray(values, np.int32), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> NDArray[np.int32]:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        row %= len(self)
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    def __iter__(self) -> Iterator[NDArray[np.int32]]:
+        return (self[row] for row in range(len(self)))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Length of every row, [rows]."""
+        return np.diff(self.offsets)
+
+    @property
+    def row_of_value(self) -> NDArray[np.int64]:
+        """The row that each value stands in, [total]."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def take(self, rows: NDArray[np.integer]) -> Ragged:
+        """The rows of these indices, in their order."""
+        lengths = self.lengths[rows]
+        starts = np.repeat(self.offsets[:-1][rows], lengths)
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return Ragged.from_lengths(self.values[starts + within], lengths)
+
+    def append(self, column: NDArray[np.integer]) -> Ragged:
+        """Every row with one more value at its end; column is [rows]."""
+        return Ragged(
+            np.insert(self.values, self.offsets[1:], column).astype(np.int32, copy=False),
+            self.offsets + np.arange(len(self.offsets)),
+        )
+
+    def save(self, path: Path, column: str = "values") -> None:
+        """Write a Parquet file with one list column."""
+        rows = pa.LargeListArray.from_arrays(pa.array(self.offsets), pa.array(self.values))
+        pq.write_table(pa.table({column: rows}), path)
+
+    @classmethod
+    def load(cls, path: Path) -> Ragged:
+        """Read what `save` wrote."""
+        rows = pq.read_table(path).column(0).combine_chunks()
+        return cls(rows.values.to_numpy().astype(np.int32), rows.offsets.to_numpy().astype(np.int64))

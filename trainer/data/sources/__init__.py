@@ -1,0 +1,6 @@
+"""One file a source format. A new format is one new file and one line here."""
+
+from trainer.data.sources.base import Source
+from trainer.data.sources.synthetic import SYNTHETIC
+
+SOURCES: dict[str, Source] = {"synthetic": SYNTHETIC}

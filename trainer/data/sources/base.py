@@ -1,0 +1,53 @@
+"""What every source format hands over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.config import Section
+
+
+@dataclass(frozen=True, eq=False)
+class RawData:
+    """Interactions as the source has them, before any filter.
+
+    Args:
+        item_ids: [items], each once.
+        attributes: attribute name → [items] texts ("" where unknown); `title` is always there.
+        user_ids: [users] in the order of their first interaction.
+        users: [interactions] user indices, in file order.
+        items: [interactions] item indices.
+        times: [interactions] integers or floats that rise with time within a user.
+        source_files: file name → SHA-256 of its bytes.
+        rules: what reading did, one sentence each.
+        warnings: what a reader should know, one sentence each.
+    """
+
+    item_ids: list[str]
+    attributes: dict[str, list[str]]
+    user_ids: list[str]
+    users: NDArray[np.int32]
+    items: NDArray[np.int32]
+    times: NDArray[Any]
+    source_files: dict[str, str] = field(default_factory=dict)
+    rules: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source format.
+
+    Args:
+        options: its options; their descriptions are the reference documentation.
+        read: from the path that the user named, if any, and the options; raises BadInput.
+    """
+
+    options: type[Section]
+    read: Callable[[Path | None, Any], RawData]

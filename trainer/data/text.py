@@ -1,0 +1,38 @@
+"""Item sentences and their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainer.data.ragged import Ragged
+
+FIRST_KEYS = ("title", "brand", "categories")
+"""Attributes that lead a sentence, since `max_item_tokens` cuts its end; the others follow in their given order."""
+
+
+def item_sentence(attributes: Mapping[str, str]) -> str:
+    """Flatten attributes to `key value key value …` (Section 2.1 of the paper).
+
+    Keys are lower-case, `FIRST_KEYS` come first, runs of white space become one space, empty attributes are left out.
+    """
+    values = {key.lower(): " ".join(value.split()) for key, value in attributes.items()}
+    ordered = [key for key in FIRST_KEYS if key in values] + [key for key in values if key not in FIRST_KEYS]
+    return " ".join(f"{key} {values[key]}" for key in ordered if values[key])
+
+
+def encode_items(tokenizer: Any, sentences: Sequence[str], max_item_tokens: int) -> Ragged:
+    """Token ids of every item sentence, cut at the end to `max_item_tokens`.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        sentences: [items].
+        max_item_tokens: tokens that are kept.
+
+    Returns:
+        One row an item; no special tokens are added.
+    """
+    if not sentences:
+        return Ragged.from_rows([])
+    ids = tokenizer(list(sentences), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    return Ragged.from_rows(row[:max_item_tokens] for row in ids)
