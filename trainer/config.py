@@ -83,7 +83,9 @@ class CollaborativeConfig(Section):
     projection: Literal["shared", "per_layer"] = Field(
         "shared", description="One projection to the hidden size for all layers, or one each."
     )
-    negatives: Positive = Field(4, description="Uniform negatives per positive for NCF (MF's BPR takes one).")
+    negatives: Positive | None = Field(
+        None, description="Uniform negatives per positive: 4 for NCF, 1 for MF (BPR) when absent."
+    )
 
 
 class ModelConfig(Section):

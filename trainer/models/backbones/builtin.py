@@ -1,0 +1,120 @@
+"""The built-in backbone: a small OPT decoder trained on the catalogue's own text, for work without a model hub.
+
+Training data are blocks of shuffled item sentences, each block at a random position offset, so that every position
+that a long history reaches has been seen. The result is an ordinary model folder.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from trainer.config import BuiltinBackboneConfig
+
+_BLOCK = 128
+_BLOCKS_PER_STEP = 8
+_MAX_POSITIONS = 2048
+_SPECIAL = ("<pad>", "</s>")
+
+logger = logging.getLogger(__name__)
+
+
+def build_builtin(config: BuiltinBackboneConfig, sentences: Sequence[str], prompt: str, folder: Path) -> None:
+    """Train tokenizer and decoder on item sentences and save both to `folder`.
+
+    Args:
+        config: sizes, epochs, learning rate and seed.
+        sentences: one item sentence each.
+        prompt: the alignment prompt, which the vocabulary should hold in few tokens.
+        folder: an existing folder to write to.
+    """
+    from transformers import OPTConfig, OPTForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+    # Seen as often as a common word, the prompt becomes a few tokens; it stands before every alignment stream.
+    prompts = [prompt] * max(len(sentences) // 10, 10)
+    tokenizer = _train_tokenizer([*sentences, *prompts], config.vocabulary)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = OPTForCausalLM(
+            OPTConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=config.hidden,
+                word_embed_proj_dim=config.hidden,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                ffn_dim=4 * config.hidden,
+                max_position_embeddings=_MAX_POSITIONS,
+                dropout=0.0,
+                attention_dropout=0.0,
+                pad_token_id=0,
+                bos_token_id=1,
+                eos_token_id=1,
+            )
+        )
+        _train(model, _token_stream(tokenizer, sentences), config)
+    model.model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _train_tokenizer(sentences: Sequence[str], vocabulary: int) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(_SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sentences, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=_SPECIAL[0], bos_token=_SPECIAL[1], eos_token=_SPECIAL[1]
+    )
+
+
+def _token_stream(tokenizer: Any, sentences: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Each sentence's tokens, closed by `</s>`."""
+    encoded = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
+    return [np.array([*ids, 1], dtype=np.int64) for ids in encoded]
+
+
+def _blocks(tokens: list[NDArray[np.int64]], rng: np.random.Generator) -> torch.Tensor:
+    """One epoch as [blocks, block length]: shuffled sentences end to end, the rest filled from the beginning."""
+    stream = np.concatenate([tokens[i] for i in rng.permutation(len(tokens))])
+    rows = -(-len(stream) // _BLOCK)
+    return torch.from_numpy(np.resize(stream, rows * _BLOCK).reshape(rows, _BLOCK))
+
+
+def _train(model: Any, tokens: list[NDArray[np.int64]], config: BuiltinBackboneConfig) -> None:
+    rng = np.random.default_rng(config.seed)
+    steps = config.epochs * -(-len(_blocks(tokens, np.random.default_rng(0))) // _BLOCKS_PER_STEP)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps + 1)
+    model.train()
+    for epoch in range(config.epochs):
+        total = torch.zeros(())
+        batches = _blocks(tokens, rng).split(_BLOCKS_PER_STEP)
+        for batch in batches:
+            offset = int(rng.integers(0, _MAX_POSITIONS - _BLOCK + 1))
+            positions = torch.arange(offset, offset + _BLOCK).expand_as(batch)
+            loss = model(input_ids=batch, position_ids=positions, labels=batch, use_cache=False).loss
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            total += loss.detach()
+        logger.info("built-in backbone: epoch %d, next-token loss %.3f", epoch + 1, float(total) / len(batches))
+    model.eval()

@@ -1,0 +1,110 @@
+"""DARec: a frozen decoder with DALayers, collaborative injection and an item projection (Sections 2.2 and 2.3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from trainer.architecture import Architecture
+from trainer.config import ModelConfig
+from trainer.models.backbones.base import Backbone
+from trainer.models.collaborative import create_collaborative
+from trainer.models.da_layer import DALayer, plain_layer
+from trainer.models.streams import PackedStreams
+
+
+class CollaborativeColumn(nn.Module):
+    """Projects e^user and e^item to the hidden size; c of Fig. 4 (Section 2.3.2)."""
+
+    def __init__(self, representation: int, hidden: int) -> None:
+        super().__init__()
+        self.user = nn.Linear(representation, hidden)
+        self.item = nn.Linear(representation, hidden)
+
+    def forward(self, users_ur: Tensor, items_ir: Tensor) -> Tensor:
+        """[U, representation] and [I, representation] to [U + I, hidden]."""
+        return torch.cat([self.user(users_ur), self.item(items_ir)])
+
+
+class DARec(nn.Module):
+    """The model.
+
+    Args:
+        backbone: the frozen decoder; shared between models, never changed.
+        config: variant, adapters and CF model.
+        n_users: users that are trained on.
+        n_items: items, all of them ranked.
+
+    Raises:
+        ValueError: if `config.architecture` does not fit the number of DALayers.
+    """
+
+    def __init__(self, backbone: Backbone, config: ModelConfig, n_users: int, n_items: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        frequency = config.adapters.replacement_frequency
+        replaced = [k for k in range(len(backbone.layers)) if (k + 1) % frequency == 0]
+        self.architecture = Architecture.parse(config.architecture, len(replaced))
+        self.da_layers = nn.ModuleDict(
+            {str(k): DALayer(backbone.hidden, self.architecture.layer(i), config) for i, k in enumerate(replaced)}
+        )
+        self.special = nn.Parameter(torch.randn(2, backbone.embedding) * 0.02)
+        """[2, embedding]: [SEQ], [ALIGN]."""
+        self.item_head = nn.Linear(backbone.output, n_items)
+        nn.init.normal_(self.item_head.weight, std=0.02)
+        nn.init.zeros_(self.item_head.bias)
+        self.collaborative = create_collaborative(config.collaborative, n_users, n_items)
+        self.columns = nn.ModuleList()
+        if self.collaborative is not None:
+            count = 1 if config.collaborative.projection == "shared" else len(replaced)
+            sizes = (self.collaborative.representation, backbone.hidden)
+            self.columns.extend(CollaborativeColumn(*sizes) for _ in range(count))
+            if config.collaborative.training == "frozen":
+                self.collaborative.requires_grad_(False)
+
+    def forward(self, streams: PackedStreams) -> Tensor:
+        """Last hidden states of the readout rows: [SEQ] states, then [ALIGN] states, [R, output]."""
+        h_td = self.backbone.enter(self._embed(streams), streams.positions_t)
+        columns = self._columns(streams)
+        done = 0
+        for k, layer in enumerate(self.backbone.layers):
+            if str(k) in self.da_layers:
+                column = columns[done % len(columns)] if columns else None
+                h_td = self.da_layers[str(k)](layer, h_td, streams, column)
+                done += 1
+            else:
+                h_td = plain_layer(layer, h_td, streams)  # type: ignore[arg-type]  # ModuleList is untyped
+        return self.backbone.finish(h_td.index_select(0, streams.readout_r))
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The trained tensors by name: everything but the backbone."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("backbone.")}
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `trained_state`.
+
+        Raises:
+            ValueError: if names or shapes do not fit this model.
+        """
+        own = self.trained_state()
+        wrong = sorted(set(own) ^ set(state)) or [name for name in own if own[name].shape != state[name].shape]
+        if wrong:
+            raise ValueError(f"saved tensors do not fit this model: {', '.join(wrong[:5])}")
+        self.load_state_dict(state, strict=False)
+
+    def _embed(self, streams: PackedStreams) -> Tensor:
+        words_te = self.backbone.word_embeddings(streams.token_ids_t)
+        special = self.special.index_select(0, streams.special_kinds).to(words_te.dtype)
+        return words_te.index_copy(0, streams.special_rows, special)
+
+    def _columns(self, streams: PackedStreams) -> list[Tensor]:
+        """[S, hidden] collaborative columns, one for all DALayers or one each."""
+        if self.collaborative is None:
+            return []
+        table = self.collaborative.users()
+        users_ur = table[streams.users.clamp(min=0)]
+        unseen = streams.users < 0
+        # A user who was not trained on gets the average user's vector.
+        users_ur = torch.where(unseen[:, None], table.mean(0, keepdim=True), users_ur)
+        items_ir = self.collaborative.items()[streams.items]
+        return [column(users_ur, items_ir) for column in self.columns]

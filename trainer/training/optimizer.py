@@ -1,0 +1,36 @@
+"""AdamW with linear warm-up and cosine decay to zero (Section 3.1.4)."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+from torch.optim import AdamW
+
+from trainer.config import OptimizationConfig
+
+
+def create_optimizer(model: nn.Module, config: OptimizationConfig) -> AdamW:
+    """AdamW over the trainable parameters; vectors (biases, gates) are not decayed."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=config.learning_rate)
+
+
+def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
+    """Share of the peak rate at a step: linear from 1/warm-up, then a half cosine to 0 at `total_steps`."""
+    warmup = math.ceil(total_steps * warmup_fraction)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(total_steps - warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def set_learning_rate(optimizer: AdamW, config: OptimizationConfig, step: int, total_steps: int) -> None:
+    """Set the rate of a step. It depends on the step alone, so a resumed run stays on the same curve."""
+    rate = config.learning_rate * learning_rate_factor(step, total_steps, config.warmup_fraction)
+    for group in optimizer.param_groups:
+        group["lr"] = rate

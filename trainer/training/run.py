@@ -1,0 +1,112 @@
+"""One run from config to `result.json`: never raises for what the run itself did wrong."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from trainer.config import RunConfig
+from trainer.training.loop import Diverged, Training
+from trainer.training.model_file import save_model
+from trainer.training.result import Cost, Row, RunResult, Status, write_atomic
+from trainer.training.warm import Warm
+from trainer.training.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    config: RunConfig,
+    folder: Path,
+    *,
+    warm: Warm | None = None,
+    on_row: Callable[[Row], None] | None = None,
+    worker: str | None = None,
+    device: str | None = None,
+    keep_model: bool = False,
+    attempts: int = 1,
+) -> RunResult:
+    """Train, or go on from `folder/checkpoint`, and write `folder/result.json` before returning.
+
+    Args:
+        config: the run.
+        folder: its own folder.
+        warm: what this process keeps between runs.
+        on_row: called with every evaluation, on rank 0.
+        worker: who runs it, for the record.
+        device: `cpu`, `cuda:0`, …; CUDA when there is some, if absent.
+        keep_model: leave `model.safetensors` (the best checkpoint's trained tensors) in `folder`.
+        attempts: workers that this run has taken, this one included.
+
+    Returns:
+        The result. Out of memory, divergence and any other error of the run are a status with a reason.
+    """
+    workers = Workers.current()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    started_at = time.time()
+    training: Training | None = None
+    status: Status = "finished"
+    reason: str | None = None
+    fingerprint: str | None = None
+    try:
+        materials = (warm or Warm()).materials(config)
+        materials.backbone.model.to(device)
+        fingerprint = materials.dataset.fingerprint
+        training = Training(config, materials, folder, device, workers)
+        training.run(on_row)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        status, reason = "out_of_memory", _sentence(error)
+    except Diverged as error:
+        status, reason = "diverged", _sentence(error)
+    except Exception as error:  # a trial's own fault must not take the search with it; the traceback goes to the log
+        logger.exception("run %s failed", folder.name)
+        status, reason = "failed", _sentence(error)
+    result = _result(status, reason, training, started_at, device)
+    result = result.model_copy(update={"fingerprint": fingerprint, "worker": worker, "attempts": attempts})
+    if workers.rank == 0:
+        if keep_model and training is not None and status == "finished":
+            save_model(folder / "model.safetensors", training.best)
+        write_atomic(folder / "result.json", result.model_dump_json(indent=2))
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    if status == "out_of_memory":
+        training = None
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+    return result
+
+
+def _result(status: Status, reason: str | None, training: Training | None, started_at: float, device: str) -> RunResult:
+    ended_at = time.time()
+    cost = Cost(wall_s=ended_at - started_at, started_at=started_at, ended_at=ended_at)
+    if training is None:
+        return RunResult(status=status, reason=reason, cost=cost)
+    progress = training.progress
+    wall_s = training.earlier[0] + cost.wall_s
+    cost = cost.model_copy(
+        update={
+            "wall_s": wall_s,
+            "cpu_s": progress.cpu_s,
+            "gpu_s": wall_s * training.workers.world if device.startswith("cuda") else 0.0,
+            "first_step_at": training.first_step_at,
+        }
+    )
+    return RunResult(
+        status=status,
+        reason=reason,
+        metrics=progress.best_metrics,
+        best_epoch=progress.best_epoch,
+        curve=progress.curve,
+        cost=cost,
+    )
+
+
+def _sentence(error: BaseException) -> str:
+    first = str(error).strip().splitlines()[:1]
+    return f"{type(error).__name__}: {first[0]}" if first else type(error).__name__

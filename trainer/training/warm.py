@@ -1,0 +1,113 @@
+"""What a process keeps between runs, so that the next trial starts in a fraction of a second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.cache import cached
+from trainer.config import BackboneConfig, NegativesConfig, RunConfig
+from trainer.data.dataset import Dataset
+from trainer.data.negatives import hard_negatives
+from trainer.data.ragged import Ragged
+from trainer.data.text import encode_items
+from trainer.errors import BadInput
+from trainer.models.backbones import LoadedBackbone, layer_count, load_backbone
+from trainer.models.streams import PROMPT, StreamPacker
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Everything that a run needs and does not change."""
+
+    dataset: Dataset
+    backbone: LoadedBackbone
+    packer: StreamPacker
+    hard_negatives: Ragged
+
+
+class Warm:
+    """Materials by config, loaded at first use and kept while the process lives."""
+
+    def __init__(self) -> None:
+        self._datasets: dict[Path, Dataset] = {}
+        self._subsets: dict[tuple[Path, float, int], Dataset] = {}
+        self._backbones: dict[str, LoadedBackbone] = {}
+        self._packers: dict[tuple[str, Path, int], StreamPacker] = {}
+        self._negatives: dict[tuple[Path, float, int, NegativesConfig], Ragged] = {}
+
+    def materials(self, config: RunConfig) -> Materials:
+        """The materials of a run.
+
+        Raises:
+            BadInput: if the dataset or the backbone cannot be used, or streams are longer than the backbone allows.
+        """
+        data, cache = config.data, Path(config.cache)
+        path = Path(data.path)
+        if path not in self._datasets:
+            self._datasets[path] = Dataset.open(path)
+        full = self._datasets[path]
+        subset_key = (path, data.users_fraction, data.subset_seed)
+        if subset_key not in self._subsets:
+            whole = data.users_fraction == 1
+            self._subsets[subset_key] = full if whole else full.subset(data.users_fraction, data.subset_seed)
+        dataset = self._subsets[subset_key]
+        backbone = self._backbone(config.model.backbone, full, cache)
+        packer = self._packer(backbone, full, data.max_item_tokens)
+        _check_positions(config, backbone)
+        negatives_key = (*subset_key, config.negatives)
+        if config.losses.contrastive == 0:
+            negatives = Ragged.from_rows([[]] * dataset.n_items)
+        elif negatives_key in self._negatives:
+            negatives = self._negatives[negatives_key]
+        else:
+            negatives = self._negatives[negatives_key] = hard_negatives(dataset, config.negatives, cache)
+        return Materials(dataset, backbone, packer, negatives)
+
+    def _backbone(self, config: BackboneConfig, dataset: Dataset, cache: Path) -> LoadedBackbone:
+        name = str(builtin_folder(config, dataset, cache)) if config.name == "builtin" else config.name
+        if name not in self._backbones:
+            self._backbones[name] = load_backbone(name, config.revision)
+        return self._backbones[name]
+
+    def _packer(self, backbone: LoadedBackbone, dataset: Dataset, max_item_tokens: int) -> StreamPacker:
+        key = (backbone.name, dataset.folder, max_item_tokens)
+        if key not in self._packers:
+            tokens = encode_items(backbone.tokenizer, dataset.sentences, max_item_tokens)
+            prompt = backbone.tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
+            self._packers[key] = StreamPacker(tokens.values, tokens.offsets, prompt)
+        return self._packers[key]
+
+
+def builtin_folder(config: BackboneConfig, dataset: Dataset, cache: Path) -> Path:
+    """Folder of the built-in backbone for this catalogue's text; trained at first use, then found by content."""
+    from trainer.models.backbones.builtin import build_builtin
+
+    key = {"config": config.builtin.model_dump(), "items": dataset.manifest.digests["items"], "prompt": PROMPT}
+    return cached(cache, "backbone", key, lambda out: build_builtin(config.builtin, dataset.sentences, PROMPT, out))
+
+
+def da_layer_count(config: RunConfig) -> int:
+    """Number of DALayers of a run's model, without loading it.
+
+    Raises:
+        BadInput: if the backbone is unknown or the replacement frequency leaves no DALayer.
+    """
+    backbone = config.model.backbone
+    layers = backbone.builtin.layers if backbone.name == "builtin" else layer_count(backbone.name, backbone.revision)
+    count = layers // config.model.adapters.replacement_frequency
+    if count == 0:
+        raise BadInput(
+            f"model.adapters.replacement_frequency: {config.model.adapters.replacement_frequency} leaves no DALayer "
+            f"in a backbone of {layers} layers; choose at most {layers}"
+        )
+    return count
+
+
+def _check_positions(config: RunConfig, backbone: LoadedBackbone) -> None:
+    longest = config.data.max_items * (config.data.max_item_tokens + 1)
+    if longest > backbone.model.max_positions:
+        raise BadInput(
+            f"data.max_items × (data.max_item_tokens + 1) = {longest} tokens, but {backbone.name} knows "
+            f"{backbone.model.max_positions} positions; lower one of the two"
+        )
