@@ -1,0 +1,150 @@
+"""A Ray to run on: a cluster that exists, or one of its own on this machine."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import signal
+import socket
+import threading
+from typing import Any
+
+from darec_search.config import StudyConfig
+from trainer.errors import BadInput
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Train's controller looks at its workers this often; the default of 2 s delays every start and every recovery.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Lanes, Tune trials and controllers are more processes than CPUs; Ray warns of that on the terminal.
+    "RAY_worker_maximum_startup_concurrency": "16",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # The study folder is the truth: Tune writes no logs and hardly any state of its own.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+_OBJECT_STORE_BYTES = 200 * 2**20
+_ANSWER_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+def connect(config: StudyConfig) -> None:
+    """Join the Ray cluster that the study or RAY_ADDRESS names, else start one on this machine; once per process.
+
+    The cluster of its own runs its dashboard on 127.0.0.1, because Ray frees the resources of a killed Train run
+    through the dashboard, and it demands a token that only this process's children know.
+
+    Raises:
+        BadInput: if the address does not answer as a Ray cluster.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    address = config.resources.address or os.environ.get("RAY_ADDRESS")
+    # ray.init replaces the SIGTERM handler; a stop must still reach the controller.
+    handler = signal.getsignal(signal.SIGTERM)
+    if address:
+        _join(address)
+    else:
+        _start(config)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def disconnect() -> None:
+    """Leave the cluster; one of its own ends. Whatever this process still runs there is killed."""
+    import ray
+
+    ray.shutdown()
+
+
+def lanes_that_fit(lanes: int, cpus: float, gpus: float) -> int:
+    """How many of the lanes asked for the connected cluster has room for.
+
+    Raises:
+        BadInput: if there is room for none.
+    """
+    import ray
+
+    nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = sum(_room(node, cpus, gpus) for node in nodes)
+    if room == 0:
+        largest = max(((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes), default=(0, 0))
+        raise BadInput(
+            f"resources: a lane needs {cpus:g} CPUs and {gpus:g} GPUs on one node, the largest node of the Ray cluster "
+            f"has {largest[0]:g} and {largest[1]:g}; lower cpus_per_lane or gpus_per_lane, or use a larger cluster"
+        )
+    if room < lanes:
+        logger.warning("the Ray cluster has room for %d of %d lanes; going on with %d", room, lanes, room)
+    return min(room, lanes)
+
+
+def _room(node: dict[str, float], cpus: float, gpus: float) -> int:
+    rooms = [math.floor(node.get(name, 0) / need + 1e-9) for name, need in (("CPU", cpus), ("GPU", gpus)) if need]
+    return min(rooms)
+
+
+def _start(config: StudyConfig) -> None:
+    import ray
+
+    resources, promotion = config.resources, config.promotion
+    cpus = max(resources.lanes * resources.cpus_per_lane, promotion.num_workers * promotion.cpus_per_worker)
+    if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        # Otherwise Ray writes a token into the home directory, which may be read-only.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    # Nobody announces a preemption on this machine: a process less for every Train run.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    ray.init(
+        address="local",
+        num_cpus=math.ceil(cpus),
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        object_store_memory=_OBJECT_STORE_BYTES,
+        **_quiet(),
+    )
+
+
+def _join(address: str) -> None:
+    import ray
+
+    if "://" in address:
+        raise BadInput(
+            f"resources.address {address}: Ray Client is not supported; give host:port of the cluster's head "
+            "(port 6379 by default), or run on the cluster with `ray job submit`"
+        )
+    if address != "auto":
+        _probe(address)
+    try:
+        ray.init(address=address, **_quiet())
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise BadInput(
+            f"resources.address {address}: no Ray cluster answers there ({' '.join(str(error).split())[:200]}); "
+            "start one with `ray start --head`, or leave the address out"
+        ) from error
+
+
+def _probe(address: str) -> None:
+    """Fail within seconds where Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise BadInput(f"resources.address {address}: write it as host:port, or `auto`")
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except OSError as error:
+        raise BadInput(
+            f"resources.address {address}: no Ray cluster answers there ({error.strerror or error}); "
+            "start one with `ray start --head`, or leave the address out"
+        ) from error
+
+
+def _quiet() -> dict[str, Any]:
+    return {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}

@@ -1,0 +1,183 @@
+"""The mailbox between controller, Tune trials and lanes: which trial waits, which lane has which, what came back.
+
+Plain asyncio, so that it is tested without Ray; on a cluster it is an actor without CPUs on the controller's node.
+It holds nothing that a restart could not rebuild: the study folder has the truth.
+
+A lane that loses its worker gives its trial back. The trial goes to the front of the queue, and whichever lane takes it
+goes on from the trial's checkpoint; after `attempts` lost workers it is recorded as failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from trainer.training.result import Cost, Row, RunResult, write_atomic
+
+if TYPE_CHECKING:  # trainer.worker loads torch, which a mailbox has no use for
+    from trainer.worker import Job
+
+_LOST_AT_REST = 3
+"""Workers that a lane may lose in a row without taking a trial before it counts as unable to start."""
+
+logger = logging.getLogger(__name__)
+
+
+class Message(TypedDict):
+    """One event for the controller: a `row`, a result (`done`), or a lane that cannot start (`broken`)."""
+
+    kind: str
+    trial: str
+    content: dict[str, Any]
+
+
+@dataclass
+class _Entry:
+    job: Job
+    lost: int = 0
+    taken_at: float = 0.0
+    rows: list[Row] = field(default_factory=list)
+    result: dict[str, Any] | None = None
+
+
+class Exchange:
+    """Queue and mailbox; every `wait_s` is the longest time that a call blocks."""
+
+    def __init__(self, attempts: int) -> None:
+        self._attempts = attempts
+        self._entries: dict[str, _Entry] = {}
+        self._queue: deque[str] = deque()
+        self._held: dict[str, tuple[str, str]] = {}  # lane -> worker, trial
+        self._at_rest: Counter[str] = Counter()
+        self._messages: list[Message] = []
+        self._closed = False
+        self._changed = asyncio.Condition()
+
+    # ---- the controller and the Tune trials
+
+    async def submit(self, job: Job) -> None:
+        """Queue a trial unless it is known."""
+        if job["id"] not in self._entries:
+            self._entries[job["id"]] = _Entry(job)
+            self._queue.append(job["id"])
+            await self._notify()
+
+    async def messages(self, wait_s: float) -> list[Message]:
+        """Everything since the last call; there is one reader, the controller."""
+        await self._until(lambda: bool(self._messages), wait_s)
+        messages, self._messages = self._messages, []
+        return messages
+
+    async def follow(self, trial: str, seen: int, wait_s: float) -> tuple[list[Row], bool]:
+        """Rows of a trial after the first `seen`, and whether it has ended or been given up."""
+        entry = self._entries[trial]
+
+        def over() -> bool:
+            return self._closed or entry.result is not None
+
+        await self._until(lambda: over() or len(entry.rows) > seen, wait_s)
+        return entry.rows[seen:], over()
+
+    async def close(self) -> list[str]:
+        """Send idle lanes home and end all following. Returns the lanes that still hold a trial."""
+        self._closed = True
+        await self._notify()
+        return sorted(self._held)
+
+    # ---- the lanes
+
+    async def take(self, lane: str, worker: str, wait_s: float) -> dict[str, Any]:
+        """The next job for a lane: `{"closed": bool, "job": Job | None}`; neither means ask again."""
+        if lane in self._held:
+            await self.lost(lane, "it started anew")
+        await self._until(lambda: self._closed or bool(self._queue), wait_s)
+        if self._closed or not self._queue:
+            return {"closed": self._closed, "job": None}
+        trial = self._queue.popleft()
+        entry = self._entries[trial]
+        entry.taken_at = time.time()
+        self._held[lane] = (worker, trial)
+        self._at_rest[lane] = 0
+        return {"closed": False, "job": {**entry.job, "attempt": entry.lost + 1}}
+
+    async def row(self, trial: str, row: Row) -> None:
+        """A trial evaluated its model."""
+        self._entries[trial].rows.append(row)
+        await self._tell("row", trial, dict(row))
+
+    async def done(self, trial: str, worker: str, result: dict[str, Any]) -> None:
+        """A worker has written a trial's result. The first result of a trial counts."""
+        for lane in [lane for lane, held in self._held.items() if held == (worker, trial)]:
+            del self._held[lane]
+        if self._entries[trial].result is None:
+            self._entries[trial].result = result
+            await self._tell("done", trial, result)
+
+    async def lost(self, lane: str, reason: str) -> None:
+        """A lane's worker is gone; what it held is finished, given back or given up."""
+        worker, trial = self._held.pop(lane, ("", ""))
+        if not trial:
+            self._at_rest[lane] += 1
+            if self._at_rest[lane] >= _LOST_AT_REST and not self._closed:
+                await self._tell("broken", "", {"lane": lane, "reason": reason})
+            return
+        entry = self._entries[trial]
+        entry.lost += 1
+        logger.warning("%s lost the worker of %s (%d of %d): %s", lane, trial, entry.lost, self._attempts, reason)
+        result = _outcome(entry, worker, reason, self._attempts)
+        if result is not None:
+            await self.done(trial, worker, result.model_dump(mode="json"))
+        else:
+            self._queue.appendleft(trial)
+            await self._notify()
+
+    # ----
+
+    async def _tell(self, kind: str, trial: str, content: dict[str, Any]) -> None:
+        self._messages.append({"kind": kind, "trial": trial, "content": content})
+        await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _until(self, ready: Callable[[], bool], wait_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s), self._changed:
+                await self._changed.wait_for(ready)
+
+
+def _outcome(entry: _Entry, worker: str, reason: str, attempts: int) -> RunResult | None:
+    """How a trial without a worker ends, or None if it shall be tried again."""
+    folder = Path(entry.job["folder"])
+    written = folder / "result.json"
+    if written.exists():  # the worker died after its work
+        return RunResult.model_validate_json(written.read_text(encoding="utf-8"))
+    stacks = folder / "stacks.txt"
+    if stacks.exists() and stacks.stat().st_size:
+        limit = entry.job["time_limit_s"]
+        return _record(entry, worker, "timed_out", f"ran longer than {limit:g} s; what it was doing: {stacks}")
+    if entry.lost >= attempts:
+        return _record(entry, worker, "failed", f"its worker died {entry.lost} times (last: {reason})")
+    return None
+
+
+def _record(entry: _Entry, worker: str, status: Any, reason: str) -> RunResult:
+    now = time.time()
+    result = RunResult(
+        status=status,
+        reason=reason,
+        curve=entry.rows,
+        worker=worker,
+        attempts=entry.lost,
+        cost=Cost(wall_s=now - entry.taken_at, started_at=entry.taken_at, ended_at=now),
+    )
+    write_atomic(Path(entry.job["folder"]) / "result.json", result.model_dump_json(indent=2))
+    return result

@@ -1,0 +1,171 @@
+"""Trials as Ray Tune trials over warm lanes.
+
+A Tune trial is a thin driver without CPUs: it hands its spec to the exchange, forwards the curve to Tune and ends with
+the result. Points reach Tune through a searcher that only pops from a queue, because `suggest` stops Tune's whole loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import shutil
+import threading
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from darec_search.runners.base import DoneEvent, Event, RowEvent, Runner
+from darec_search.runners.cluster import connect, disconnect, lanes_that_fit
+from darec_search.runners.exchange import Exchange
+from darec_search.runners.lanes import Lanes
+from darec_search.runners.tune_trial import drive_trial
+from darec_search.study import Study
+from darec_search.trial import TrialSpec
+from trainer.architecture import Architecture
+from trainer.training.result import RunResult
+from trainer.worker import Job
+
+_POLL_S = 5.0
+_CLOSE_S = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+class RayTuneRunner(Runner):
+    """Ray Tune in a background thread, lanes in others; `submit` and `wait` belong to the controller's thread.
+
+    Raises:
+        BadInput: if the Ray address does not answer or the cluster has no room for a single lane.
+        RuntimeError: from `wait`, if a lane cannot start or Tune has ended.
+    """
+
+    def __init__(self, study: Study) -> None:
+        resources = study.config.resources
+        connect(study.config)
+        self.slots = lanes_that_fit(resources.lanes, resources.cpus_per_lane, resources.gpus_per_lane)
+        self._study = study
+        self._under_way: set[str] = set()
+        self._points: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        # Inside the study folder, because that is what the nodes of a cluster share.
+        self._scratch = study.folder.absolute() / "ray"
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._exchange: Any = (
+            ray.remote(Exchange).options(num_cpus=0, resources=_here()).remote(attempts=resources.attempts)
+        )
+        self._lanes = Lanes(self._exchange, self.slots, resources.cpus_per_lane, resources.gpus_per_lane, self._scratch)
+        self._tune_error: BaseException | None = None
+        self._tune = threading.Thread(target=self._run_tune, name="tune", daemon=True)
+        self._tune.start()
+
+    def submit(self, spec: TrialSpec) -> None:
+        """Hand a trial to Tune."""
+        if spec.id in self._under_way:
+            return
+        self._under_way.add(spec.id)
+        job: Job = {
+            "id": spec.id,
+            "config": self._study.run_config(spec).model_dump(mode="json"),
+            "folder": str(self._study.trial_folder(spec.id).absolute()),
+            "time_limit_s": self._study.config.resources.trial_time_limit_s,
+            "attempt": 1,
+        }
+        architecture = Architecture(spec.bits).text
+        self._points.put(
+            {"trial": spec.id, "architecture": architecture, "seed": spec.seed, **spec.weights, "job": job}
+        )
+
+    def wait(self, timeout: float | None = None) -> list[Event]:
+        """Rows and results from the lanes, without the way through Tune."""
+        while self._under_way:
+            messages = ray.get(self._exchange.messages.remote(_POLL_S if timeout is None else timeout))
+            events = [self._event(message) for message in messages]
+            if events or timeout is not None:
+                return events
+            if not self._tune.is_alive():
+                raise RuntimeError("Ray Tune ended before its trials did") from self._tune_error
+        return []
+
+    def close(self) -> None:
+        """End Tune and the lanes; with trials under way, leave Ray altogether, which ends their processes."""
+        if not ray.is_initialized():
+            return
+        self._points.put(None)
+        busy = ray.get(self._exchange.close.remote())
+        if busy or not self._lanes.close(_CLOSE_S):
+            logger.info("ending lanes with trials under way: %s", ", ".join(busy))
+            disconnect()
+        self._tune.join(_CLOSE_S)
+        if ray.is_initialized():
+            ray.kill(self._exchange)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _event(self, message: Any) -> Event:
+        trial, content = message["trial"], message["content"]
+        if message["kind"] == "row":
+            return RowEvent(trial, content)
+        if message["kind"] == "broken":
+            raise RuntimeError(f"{content['lane']} cannot start: {content['reason']}")
+        self._under_way.discard(trial)
+        return DoneEvent(trial, RunResult.model_validate(content))
+
+    def _run_tune(self) -> None:
+        ahead = self._study.config.search.ahead
+        trainable = tune.with_parameters(drive_trial, exchange=self._exchange)
+        try:
+            tune.Tuner(
+                tune.with_resources(trainable, tune.PlacementGroupFactory([_here()])),
+                tune_config=tune.TuneConfig(
+                    search_alg=_Points(self._points),
+                    num_samples=-1,
+                    max_concurrent_trials=self.slots + ahead,
+                    reuse_actors=True,
+                    trial_dirname_creator=lambda trial: trial.config["trial"],
+                ),
+                run_config=tune.RunConfig(name="tune", storage_path=str(self._scratch), verbose=0),
+            ).fit()
+        except Exception as error:
+            self._tune_error = error
+            logger.debug("Ray Tune ended", exc_info=True)
+
+
+class _Points(Searcher):
+    """Gives Tune the points that the controller has put into a queue; None in the queue ends the search.
+
+    With trials running it answers at once; without, it blocks, so that an idle Tune neither spins nor sleeps past the
+    next point.
+    """
+
+    def __init__(self, points: queue.SimpleQueue[dict[str, Any] | None]) -> None:
+        super().__init__()
+        self._points = points
+        self._live: set[str] = set()
+
+    def suggest(self, trial_id: str) -> Any:
+        try:
+            point = self._points.get(block=not self._live)
+        except queue.Empty:
+            return None
+        if point is None:
+            return Searcher.FINISHED
+        self._live.add(trial_id)
+        return point
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self._live.discard(trial_id)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles the searcher when it starts; a queue cannot be, and is never wanted back."""
+        return {**self.__dict__, "_points": None}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to keep: the study folder is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never called: a study resumes with a fresh Tuner."""
+
+
+def _here() -> dict[str, float]:
+    """A sliver of the controller's own node: what it needs lives and dies with it, and takes no CPU."""
+    return {f"node:{ray.util.get_node_ip_address()}": 0.001}

@@ -1,0 +1,142 @@
+"""What runs inside a Ray Train worker: a lane that pulls runs, or one run over a process group.
+
+The only module of this package that knows Ray. The exchange that a lane talks to is any actor handle with the methods
+`take(lane, worker, wait_s)`, `row(run, row)` and `done(run, worker, result)`.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypedDict
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from trainer.config import RunConfig
+from trainer.training.run import run
+from trainer.training.warm import Warm
+
+_POLL_S = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+class Job(TypedDict):
+    """One run on its way to a lane; plain values, so that it crosses process borders."""
+
+    id: str
+    config: dict[str, Any]
+    """A `RunConfig` as JSON values."""
+    folder: str
+    """Where checkpoint, curve and result.json go; the same path on every node."""
+    time_limit_s: float
+    attempt: int
+    """1 for the first worker that gets the run."""
+
+
+class LaneConfig(TypedDict):
+    """What a lane's worker is told when it starts."""
+
+    exchange: Any
+    lane: str
+    threads: int
+    gpu_share: float
+
+
+def lane_worker(config: LaneConfig) -> None:
+    """Pull runs from the exchange until it closes, keeping data, backbone and device context warm in between.
+
+    A run that exceeds its time limit ends this process and leaves every thread's stack in `stacks.txt` of its folder
+    (`faulthandler` needs no cooperation from a hanging run). A failed run ends the worker of a GPU too, since an error
+    may have left the device context unusable.
+    """
+    _set_threads(config["threads"])
+    exchange, worker = config["exchange"], _worker_name(config["lane"])
+    device = _device(config["gpu_share"])
+    warm = Warm()
+    while (job := _take(exchange, config["lane"], worker)) is not None:
+        with _time_limit(job["time_limit_s"], Path(job["folder"]) / "stacks.txt"):
+            result = run(
+                RunConfig.model_validate(job["config"]),
+                Path(job["folder"]),
+                warm=warm,
+                on_row=partial(exchange.row.remote, job["id"]),
+                worker=worker,
+                device=device,
+                attempts=job["attempt"],
+            )
+        ray.get(exchange.done.remote(job["id"], worker, result.model_dump(mode="json")))
+        if result.status == "failed" and torch.cuda.is_initialized():
+            raise RuntimeError(f"{job['id']} failed on a GPU ({result.reason}); the lane goes on in a fresh process")
+
+
+def run_worker(config: dict[str, Any]) -> dict[str, Any]:
+    """One run over all workers of this Ray Train group, which has set up `torch.distributed`.
+
+    Args:
+        config: `run` (a `RunConfig` as JSON values), `folder`, `name` and `threads`.
+
+    Returns:
+        The `RunResult` as JSON values; Ray Train hands back that of rank 0.
+    """
+    _set_threads(config["threads"])
+    rank = ray.train.get_context().get_world_rank()
+    result = run(
+        RunConfig.model_validate(config["run"]),
+        Path(config["folder"]),
+        worker=_worker_name(f"{config['name']}-{rank}"),
+        device=_device(1.0),
+        keep_model=True,
+    )
+    # Once only: a report waits for the controller's poll and for every other worker.
+    ray.train.report(dict(result.metrics))
+    return result.model_dump(mode="json")
+
+
+def _take(exchange: Any, lane: str, worker: str) -> Job | None:
+    """The next job, or None when the exchange has closed."""
+    while True:
+        answer = ray.get(exchange.take.remote(lane, worker, _POLL_S))
+        if answer["closed"]:
+            return None
+        if answer["job"]:
+            logger.info("%s takes %s", worker, answer["job"]["id"])
+            job: Job = answer["job"]
+            return job
+
+
+def _worker_name(lane: str) -> str:
+    return f"{lane}/pid-{os.getpid()}@{socket.gethostname()}"
+
+
+def _set_threads(threads: int) -> None:
+    torch.set_num_threads(max(1, threads))
+
+
+def _device(gpu_share: float) -> str:
+    device = ray.train.torch.get_device()
+    if device.type == "cuda" and 0 < gpu_share < 1:
+        # Ray's share of a GPU is bookkeeping; this turns a neighbour's excess into an error of its own.
+        torch.cuda.set_per_process_memory_fraction(gpu_share, device)
+    return str(device)
+
+
+@contextmanager
+def _time_limit(seconds: float, stacks: Path) -> Iterator[None]:
+    stacks.parent.mkdir(parents=True, exist_ok=True)
+    with stacks.open("w", encoding="utf-8") as file:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    stacks.unlink(missing_ok=True)
