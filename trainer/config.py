@@ -37,7 +37,7 @@ class BuiltinBackboneConfig(Section):
     hidden: Positive = Field(64, description="Hidden size d.")
     heads: Positive = Field(4, description="Attention heads; divides `hidden`.")
     vocabulary: Annotated[int, Field(ge=300)] = Field(2048, description="Size of the byte-level BPE vocabulary.")
-    epochs: Positive = Field(3, description="Passes over the catalogue's text (next-token prediction).")
+    steps: Positive = Field(400, description="Optimiser steps of next-token prediction on the catalogue's text.")
     learning_rate: Annotated[float, Field(gt=0)] = Field(3e-3, description="Peak learning rate.")
     seed: int = Field(0, description="Seed of its initial weights and batches.")
 

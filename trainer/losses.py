@@ -39,7 +39,7 @@ class StepInput:
 
 def classification_loss(logits_ri: Tensor, targets_r: Tensor) -> Tensor:
     """Sum of cross-entropies over all items: L_seq at [SEQ], L_align at [ALIGN]."""
-    return cross_entropy(logits_ri.float(), targets_r, reduction="sum")
+    return cross_entropy(logits_ri, targets_r, reduction="sum")
 
 
 def contrastive_loss(states_cd: Tensor, positives_cd: Tensor, negatives_ckd: Tensor, temperature: float) -> Tensor:
@@ -51,8 +51,8 @@ def contrastive_loss(states_cd: Tensor, positives_cd: Tensor, negatives_ckd: Ten
         negatives_ckd: [ALIGN] states of hard negatives [C, n_cl, d].
         temperature: τ.
     """
-    candidates = torch.cat([positives_cd[:, None], negatives_ckd], dim=1).float()
-    similarity_ck = cosine_similarity(states_cd[:, None].float(), candidates, dim=-1) / temperature
+    candidates = torch.cat([positives_cd[:, None], negatives_ckd], dim=1)
+    similarity_ck = cosine_similarity(states_cd[:, None], candidates, dim=-1) / temperature
     return -similarity_ck.log_softmax(dim=-1)[:, 0].sum()
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from trainer.data.ragged import Ragged
 
 from trainer.config import RunConfig
+from trainer.data.ragged import Ragged
 
 Ints = NDArray[np.int64]
 
@@ -178,7 +178,8 @@ def shard(batch: Batch, rank: int, world: int) -> Batch:
     own_rows = owner_of_row == rank
     own_contrast = contrast_owner == rank
     # An item is forwarded wherever a contrastive row needs it, and counted by L_align on its own worker alone.
-    counting_rank = np.arange(len(batch.align_items)) % world
+    # Workers beyond the number of users have nothing to do in this step.
+    counting_rank = np.arange(len(batch.align_items)) % min(world, len(batch.users))
     needed = np.isin(
         batch.align_items,
         np.concatenate(

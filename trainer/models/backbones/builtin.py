@@ -7,7 +7,7 @@ that a long history reaches has been seen. The result is an ordinary model folde
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def build_builtin(config: BuiltinBackboneConfig, sentences: Sequence[str], promp
     """Train tokenizer and decoder on item sentences and save both to `folder`.
 
     Args:
-        config: sizes, epochs, learning rate and seed.
+        config: sizes, steps, learning rate and seed.
         sentences: one item sentence each.
         prompt: the alignment prompt, which the vocabulary should hold in few tokens.
         folder: an existing folder to write to.
@@ -90,31 +90,31 @@ def _token_stream(tokenizer: Any, sentences: Sequence[str]) -> list[NDArray[np.i
     return [np.array([*ids, 1], dtype=np.int64) for ids in encoded]
 
 
-def _blocks(tokens: list[NDArray[np.int64]], rng: np.random.Generator) -> torch.Tensor:
-    """One epoch as [blocks, block length]: shuffled sentences end to end, the rest filled from the beginning."""
-    stream = np.concatenate([tokens[i] for i in rng.permutation(len(tokens))])
-    rows = -(-len(stream) // _BLOCK)
-    return torch.from_numpy(np.resize(stream, rows * _BLOCK).reshape(rows, _BLOCK))
+def _batches(tokens: list[NDArray[np.int64]], rng: np.random.Generator) -> Iterator[torch.Tensor]:
+    """Endless [blocks, block length] batches: shuffled sentences end to end, epoch after epoch."""
+    size = _BLOCKS_PER_STEP * _BLOCK
+    stream = np.empty(0, np.int64)
+    while True:
+        while len(stream) < size:
+            stream = np.concatenate([stream, *(tokens[i] for i in rng.permutation(len(tokens)))])
+        yield torch.from_numpy(stream[:size].reshape(_BLOCKS_PER_STEP, _BLOCK))
+        stream = stream[size:]
 
 
 def _train(model: Any, tokens: list[NDArray[np.int64]], config: BuiltinBackboneConfig) -> None:
     rng = np.random.default_rng(config.seed)
-    steps = config.epochs * -(-len(_blocks(tokens, np.random.default_rng(0))) // _BLOCKS_PER_STEP)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps + 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps + 1)
     model.train()
-    for epoch in range(config.epochs):
-        total = torch.zeros(())
-        batches = _blocks(tokens, rng).split(_BLOCKS_PER_STEP)
-        for batch in batches:
-            offset = int(rng.integers(0, _MAX_POSITIONS - _BLOCK + 1))
-            positions = torch.arange(offset, offset + _BLOCK).expand_as(batch)
-            loss = model(input_ids=batch, position_ids=positions, labels=batch, use_cache=False).loss
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            total += loss.detach()
-        logger.info("built-in backbone: epoch %d, next-token loss %.3f", epoch + 1, float(total) / len(batches))
+    for step, batch in zip(range(1, config.steps + 1), _batches(tokens, rng), strict=False):
+        offset = int(rng.integers(0, _MAX_POSITIONS - _BLOCK + 1))
+        positions = torch.arange(offset, offset + _BLOCK).expand_as(batch)
+        loss = model(input_ids=batch, position_ids=positions, labels=batch, use_cache=False).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0:
+            logger.info("built-in backbone: step %d of %d, next-token loss %.3f", step, config.steps, float(loss))
     model.eval()
