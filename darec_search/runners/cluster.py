@@ -21,7 +21,6 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # Lanes, Tune trials and controllers are more processes than CPUs; Ray warns of that on the terminal.
     "RAY_worker_maximum_startup_concurrency": "16",
-    "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # The study folder is the truth: Tune writes no logs and hardly any state of its own.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -30,6 +29,9 @@ _ENVIRONMENT = {
 }
 _OBJECT_STORE_BYTES = 200 * 2**20
 _ANSWER_S = 5.0
+_HTTP2_SETTINGS = b"\x04"
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00" + _HTTP2_SETTINGS + b"\x00" * 5
+"""Connection preface and an empty SETTINGS frame (RFC 9113, section 3.4); a server answers with its own SETTINGS."""
 
 logger = logging.getLogger(__name__)
 
@@ -126,24 +128,31 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address, **_quiet())
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise BadInput(
-            f"resources.address {address}: no Ray cluster answers there ({' '.join(str(error).split())[:200]}); "
-            "start one with `ray start --head`, or leave the address out"
-        ) from error
+        raise _no_answer(address, " ".join(str(error).split())[:200]) from error
 
 
 def _probe(address: str) -> None:
-    """Fail within seconds where Ray itself would try for minutes."""
+    """Say hello in HTTP/2, as Ray's head speaks it: fails within seconds where Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise BadInput(f"resources.address {address}: write it as host:port, or `auto`")
     try:
-        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+        with socket.create_connection((host, int(port)), timeout=_ANSWER_S) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") == "1":
+                return
+            connection.sendall(_HTTP2_HELLO)
+            answer = connection.recv(9)
     except OSError as error:
-        raise BadInput(
-            f"resources.address {address}: no Ray cluster answers there ({error.strerror or error}); "
-            "start one with `ray start --head`, or leave the address out"
-        ) from error
+        raise _no_answer(address, error.strerror or str(error)) from error
+    if answer[3:4] != _HTTP2_SETTINGS:
+        raise _no_answer(address, "something else listens on that port")
+
+
+def _no_answer(address: str, reason: str) -> BadInput:
+    return BadInput(
+        f"resources.address {address}: no Ray cluster answers there ({reason}); "
+        "start one with `ray start --head`, or leave the address out"
+    )
 
 
 def _quiet() -> dict[str, Any]:

@@ -1,0 +1,199 @@
+"""The search loop over simulated trials: nothing here trains, and no wall time passes."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from study_folders import LEVELS, new_study
+
+from darec_search.controller import SearchFailed, Stopped, search, stopping_on_signals
+from darec_search.runners.base import DoneEvent
+from darec_search.runners.simulated import SimulatedRunner
+from darec_search.study import Study
+from trainer.errors import BadInput
+from trainer.training.result import RunResult
+
+TRIALS = 6
+
+
+def tiny(folder, strategy="staged", levels=LEVELS, trials=TRIALS, **search_fields):
+    fields = {"sampler": "random", "trials": trials, "strategy": strategy, "weights": {"align": list(levels)}}
+    return new_study(folder, layers=2, search={**fields, **search_fields})
+
+
+def outcome(spec):
+    """Parallel adapters and λ = 0.1 are good; durations differ, so that trials end out of order."""
+    value = sum(spec.bits) / 10 - abs(spec.weights.get("align", 0.1) - 0.1)
+    return 1.0 + int(spec.id[:2], 16) % 7, RunResult(status="finished", metrics={"mrr": value})
+
+
+class Recorder:
+    """An outcome that remembers which trials ran."""
+
+    def __init__(self, of=outcome):
+        self.of, self.ran = of, Counter()
+
+    def __call__(self, spec):
+        self.ran[spec.id] += 1
+        return self.of(spec)
+
+
+def run(study, slots=2, of=outcome, on_event=None):
+    with SimulatedRunner(study, of, slots) as runner:
+        search(study, runner, on_event)
+    return study.trials()
+
+
+def stop_after(events):
+    """An observer that stops the search, as a signal would, after so many events."""
+    left = [events]
+
+    def observe(event):
+        if left[0] == 0:
+            raise Stopped("SIGTERM")
+        left[0] -= 1
+
+    return observe
+
+
+def stages(trials):
+    return Counter(trial.spec.stage for trial in trials)
+
+
+def test_staged_runs_the_grid_then_the_bits_at_the_best_weights(tmp_path):
+    trials = run(tiny(tmp_path / "s"))
+    assert stages(trials) == {"weights": len(LEVELS), "architecture": TRIALS}
+    assert {trial.spec.weights["align"] for trial in trials if trial.spec.stage == "weights"} == set(LEVELS)
+    assert all(not any(trial.spec.bits) for trial in trials if trial.spec.stage == "weights")
+    assert {trial.spec.weights["align"] for trial in trials if trial.spec.stage == "architecture"} == {0.1}
+    assert [trial.spec.number for trial in trials] == list(range(len(trials)))
+    last_of_grid = max(trial.result.cost.ended_at for trial in trials if trial.spec.stage == "weights")
+    assert all(t.result.cost.started_at >= last_of_grid for t in trials if t.spec.stage == "architecture")
+
+
+def test_joint_searches_bits_and_weights_together(tmp_path):
+    trials = run(tiny(tmp_path / "s", "joint", trials=12))
+    assert stages(trials) == {"joint": 12}
+    assert len({trial.spec.weights["align"] for trial in trials}) > 1
+
+
+@pytest.mark.parametrize("levels", [(), (0.5,)])
+def test_without_a_choice_of_weights_there_is_no_grid(tmp_path, levels):
+    trials = run(tiny(tmp_path / "s", levels=levels))
+    assert stages(trials) == {"architecture": TRIALS}
+    assert all(tuple(trial.spec.weights.values()) == levels for trial in trials)
+
+
+def test_slots_and_points_ahead_are_kept_filled(tmp_path):
+    study = tiny(tmp_path / "s", "joint", trials=9, ahead=1)
+    most = 0
+
+    def observe(event):
+        nonlocal most
+        most = max(most, sum(trial.result is None for trial in study.trials()) + 1)
+
+    trials = run(study, slots=2, on_event=observe)
+    assert most == 3
+    assert {trial.result.worker for trial in trials} == {"slot-0", "slot-1"}
+
+
+@pytest.mark.parametrize("strategy", ["staged", "joint"])
+@pytest.mark.parametrize("slots", [1, 3])
+def test_stopped_after_any_event_it_resumes_without_loss_or_repetition(tmp_path, strategy, slots):
+    whole = run(tiny(tmp_path / "whole", strategy), slots)
+    for events in range(len(whole)):
+        study = tiny(tmp_path / f"{events}", strategy)
+        with pytest.raises(Stopped):
+            run(study, slots, on_event=stop_after(events))
+        finished = {trial.spec.id for trial in study.trials() if trial.result}
+        second = Recorder()
+        trials = run(Study.load(study.folder), slots, of=second)
+        assert stages(trials) == stages(whole)
+        assert not finished & set(second.ran)
+        assert set(second.ran.values()) <= {1}
+        assert all(trial.result for trial in trials)
+        if slots == 1:  # one at a time, the sampler sees the same history as without the stop
+            assert [trial.spec.id for trial in trials] == [trial.spec.id for trial in whole]
+
+
+def test_a_finished_search_asks_for_nothing(tmp_path):
+    study = tiny(tmp_path / "s")
+    run(study)
+    second = Recorder()
+    run(Study.load(study.folder), of=second)
+    assert not second.ran
+
+
+def test_more_trials_can_be_asked_for_later(tmp_path):
+    run(tiny(tmp_path / "s"))
+    second = Recorder()
+    trials = run(tiny(tmp_path / "s", trials=TRIALS + 2), of=second)
+    assert len(second.ran) == 2
+    assert stages(trials)["architecture"] == TRIALS + 2
+
+
+@pytest.mark.parametrize("status", ["failed", "diverged", "out_of_memory", "timed_out"])
+def test_trials_without_a_value_count_and_do_not_stop_the_search(tmp_path, status):
+    def half(spec):
+        good = spec.stage == "weights" or spec.bits[0]
+        return outcome(spec) if good else (1.0, RunResult(status=status, reason="as planned"))
+
+    trials = run(tiny(tmp_path / "s", trials=10), of=half)
+    assert stages(trials)["architecture"] == 10
+    assert {trial.status for trial in trials} == {"finished", status}
+
+
+def test_a_value_that_is_no_number_counts_as_a_failure(tmp_path):
+    def nowhere(spec):
+        return 1.0, RunResult.model_construct(status="finished", metrics={"mrr": float("nan")}, curve=[])
+
+    assert len(run(tiny(tmp_path / "s", "joint"), of=nowhere)) == TRIALS
+
+
+def test_a_grid_without_a_finished_trial_ends_the_search_with_its_reasons(tmp_path):
+    with pytest.raises(SearchFailed, match="the disk is full"):
+        run(tiny(tmp_path / "s"), of=lambda spec: (1.0, RunResult(status="failed", reason="the disk is full")))
+
+
+def test_a_design_asked_again_gets_a_fresh_seed(tmp_path):
+    study = new_study(tmp_path / "s", layers=1, search={"sampler": "random", "trials": 12, "strategy": "joint"})
+    trials = run(study)
+    assert len(trials) == 12  # of 8 designs
+    assert len({(trial.spec.bits, trial.spec.seed) for trial in trials}) == 12
+
+
+def test_a_fixed_architecture_for_another_model_is_bad_input(tmp_path):
+    with pytest.raises(BadInput, match="fixed_architecture"):
+        run(tiny(tmp_path / "s", fixed_architecture="SSS-SSS-SSS"))
+
+
+def test_events_reach_the_observer(tmp_path):
+    seen = []
+    trials = run(tiny(tmp_path / "s"), on_event=seen.append)
+    assert sorted(event.trial_id for event in seen) == sorted(trial.spec.id for trial in trials)
+    assert all(isinstance(event, DoneEvent) for event in seen)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_the_study(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match=number.name), stopping_on_signals():
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_ends_the_process():
+    script = (
+        "import os, signal\n"
+        "from darec_search.controller import Stopped, stopping_on_signals\n"
+        "with stopping_on_signals():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    except Stopped:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
+    assert ended.returncode == -signal.SIGTERM

@@ -1,0 +1,169 @@
+"""The mailbox between controller, Tune trials and lanes, without Ray."""
+
+import asyncio
+from pathlib import Path
+
+from darec_search.runners.exchange import Exchange
+from trainer.training.result import RunResult, write_atomic
+from trainer.worker import Job
+
+WAIT = 0.05
+
+
+def job(folder: Path, name: str) -> Job:
+    return {"id": name, "config": {}, "folder": str(folder / name), "time_limit_s": 5.0, "attempt": 1}
+
+
+def finished(folder: Path, name: str) -> RunResult:
+    result = RunResult(status="finished", metrics={"mrr": 0.5})
+    write_atomic(folder / name / "result.json", result.model_dump_json())
+    return result
+
+
+async def started(folder: Path, *names: str, attempts: int = 3) -> Exchange:
+    exchange = Exchange(attempts)
+    for name in names:
+        await exchange.submit(job(folder, name))
+    return exchange
+
+
+async def taken(exchange: Exchange, lane: str, worker: str | None = None) -> Job | None:
+    return (await exchange.take(lane, worker or f"{lane}/1", WAIT))["job"]
+
+
+def test_trials_go_out_in_order_and_once(tmp_path):
+    async def scenario():
+        exchange = await started(tmp_path, "a", "b")
+        await exchange.submit(job(tmp_path, "a"))
+        assert (await taken(exchange, "lane-0"))["id"] == "a"
+        assert (await taken(exchange, "lane-1"))["id"] == "b"
+        assert await taken(exchange, "lane-2") is None
+
+    asyncio.run(scenario())
+
+
+def test_a_waiting_lane_gets_a_trial_at_once(tmp_path):
+    async def scenario():
+        exchange = Exchange(3)
+        waiting = asyncio.create_task(exchange.take("lane-0", "lane-0/1", 30))
+        await asyncio.sleep(0)
+        await exchange.submit(job(tmp_path, "a"))
+        assert (await asyncio.wait_for(waiting, 1))["job"]["id"] == "a"
+
+    asyncio.run(scenario())
+
+
+def test_rows_and_result_reach_controller_and_follower(tmp_path):
+    async def scenario():
+        exchange = await started(tmp_path, "a")
+        await taken(exchange, "lane-0")
+        await exchange.row("a", {"mrr": 0.1})
+        assert await exchange.follow("a", 0, WAIT) == ([{"mrr": 0.1}], False)
+        await exchange.done("a", "lane-0/1", finished(tmp_path, "a").model_dump(mode="json"))
+        assert await exchange.follow("a", 1, WAIT) == ([], True)
+        assert [message["kind"] for message in await exchange.messages(WAIT)] == ["row", "done"]
+        assert await exchange.messages(WAIT) == []
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_trial_goes_first_to_whichever_lane_is_free(tmp_path):
+    async def scenario():
+        exchange = await started(tmp_path, "a", "b", "c")
+        await taken(exchange, "lane-0")
+        await exchange.lost("lane-0", "killed")
+        again = await taken(exchange, "lane-1")
+        assert (again["id"], again["attempt"]) == ("a", 2)
+
+    asyncio.run(scenario())
+
+
+def test_a_lane_that_starts_anew_gives_back_what_it_had(tmp_path):
+    async def scenario():
+        exchange = await started(tmp_path, "a")
+        await taken(exchange, "lane-0", "lane-0/1")
+        again = await taken(exchange, "lane-0", "lane-0/2")
+        assert (again["id"], again["attempt"]) == ("a", 2)
+
+    asyncio.run(scenario())
+
+
+def test_too_many_lost_workers_are_recorded_as_failed_with_the_last_reason(tmp_path):
+    async def scenario():
+        exchange = await started(tmp_path, "a", attempts=2)
+        for reason in ("first", "second"):
+            await taken(exchange, "lane-0")
+            await exchange.lost("lane-0", reason)
+        assert await taken(exchange, "lane-0") is None
+
+    asyncio.run(scenario())
+    result = RunResult.model_validate_json((tmp_path / "a" / "result.json").read_text())
+    assert (result.status, result.attempts) == ("failed", 2)
+    assert result.reason == "its worker died 2 times (last: second)"
+
+
+def test_a_worker_ended_by_the_time_limit_is_not_replaced_for_that_trial(tmp_path):
+    async def scenario():
+        exchange = await started(tmp_path, "a")
+        await taken(exchange, "lane-0")
+        write_atomic(tmp_path / "a" / "stacks.txt", "Timeout (0:00:05)!\n")
+        await exchange.lost("lane-0", "killed")
+        assert await taken(exchange, "lane-0") is None
+        return await exchange.messages(WAIT)
+
+    [message] = asyncio.run(scenario())
+    assert message["content"]["status"] == "timed_out"
+    assert "5 s" in message["content"]["reason"]
+
+
+def test_a_worker_that_died_after_its_work_loses_nothing(tmp_path):
+    async def scenario():
+        exchange = await started(tmp_path, "a")
+        await taken(exchange, "lane-0")
+        finished(tmp_path, "a")
+        await exchange.lost("lane-0", "killed")
+        return await exchange.messages(WAIT)
+
+    [message] = asyncio.run(scenario())
+    assert message["kind"] == "done"
+    assert message["content"]["metrics"] == {"mrr": 0.5}
+
+
+def test_the_first_of_two_results_counts(tmp_path):
+    async def scenario():
+        exchange = await started(tmp_path, "a")
+        await taken(exchange, "lane-0")
+        result = finished(tmp_path, "a").model_dump(mode="json")
+        await exchange.done("a", "lane-0/1", result)
+        await exchange.done("a", "lane-1/1", {**result, "metrics": {"mrr": 0.9}})
+        return await exchange.messages(WAIT)
+
+    [message] = asyncio.run(scenario())
+    assert message["content"]["metrics"] == {"mrr": 0.5}
+
+
+def test_a_lane_that_never_gets_to_work_is_reported_as_broken(tmp_path):
+    async def scenario():
+        exchange = await started(tmp_path, "a")
+        for _ in range(3):
+            assert await exchange.messages(0.001) == []
+            await exchange.lost("lane-0", "ImportError: no such module")
+        return await exchange.messages(WAIT)
+
+    [message] = asyncio.run(scenario())
+    assert message["kind"] == "broken"
+    assert message["content"]["lane"] == "lane-0"
+
+
+def test_closing_sends_idle_lanes_home_and_names_the_busy_ones(tmp_path):
+    async def scenario():
+        exchange = await started(tmp_path, "a")
+        await taken(exchange, "lane-0")
+        idle = asyncio.create_task(exchange.take("lane-1", "lane-1/1", 30))
+        following = asyncio.create_task(exchange.follow("a", 0, 30))
+        await asyncio.sleep(0)
+        assert await exchange.close() == ["lane-0"]
+        assert await asyncio.wait_for(idle, 1) == {"closed": True, "job": None}
+        assert await asyncio.wait_for(following, 1) == ([], True)
+
+    asyncio.run(scenario())
