@@ -1,0 +1,67 @@
+"""The contract of a tracker, and the trackers by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from darec_search.study import Study
+
+_PASSWORD = re.compile(r"(?<=://)([^/@\s]*?):([^/\s]*)@")
+_SECRET_OPTION = re.compile(r"([?&](?:[\w.-]*(?:password|passwd|pwd|token|secret|key)[\w.-]*)=)[^&\s]+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What one sync did.
+
+    Args:
+        runs: runs of the study that the tracker holds now, the parent included.
+        created: how many of them this sync created.
+        updated: how many older ones it changed.
+        location: where they are, safe to print.
+        model: registered model and version of the champion, `name/3`; None before promotion.
+    """
+
+    runs: int
+    created: int
+    updated: int
+    location: str
+    model: str | None = None
+
+
+class Tracker(Protocol):
+    """Holds a copy of a study folder.
+
+    Life cycle: construction contacts nobody; `sync` may be called any number of times, from one thread at a time, and
+    after an error again. It brings the copy up to date with the folder and changes nothing that is up to date already.
+    """
+
+    def sync(self, live: bool = False) -> Synced:
+        """Bring the copy up to date.
+
+        Args:
+            live: a search is at work on the folder, so trials that have begun count as running; otherwise as stopped.
+
+        Raises:
+            BadInput: if the tracker cannot be reached.
+            Exception: whatever the tracker's library raises in the middle of the work.
+        """
+        ...
+
+
+def _mlflow(study: Study, uri: str | None) -> Tracker:
+    from darec_search.tracking.mlflow import MlflowTracker  # importing MLflow takes over a second
+
+    return MlflowTracker(study, uri)
+
+
+TRACKERS: dict[str, Callable[[Study, str | None], Tracker]] = {"mlflow": _mlflow}
+"""How to make each tracker: from a study and a URI (None: the tracker's own default)."""
+
+
+def redact(text: str) -> str:
+    """The text with the passwords of all URIs in it replaced by `***`."""
+    return _SECRET_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
