@@ -11,7 +11,9 @@ from pydantic import Field
 from darec_search.space import Point
 from trainer.config import Fraction, Positive, Section
 
-Stage = Literal["weights", "architecture", "joint", "retest"]
+Stage = Literal["weights", "architecture", "joint", "retest", "full"]
+"""`weights`, `architecture` and `joint` belong to the search; `retest` and `full` (a fixed arm on all data, whose model
+is kept) to the promotion."""
 
 
 class Fidelity(Section):

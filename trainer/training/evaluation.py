@@ -64,12 +64,28 @@ def rank_targets(
     max_items: int,
     device: str,
     workers: Workers,
+    known_users: bool = True,
 ) -> Tensor:
-    """[users] rank of each user's target among all items, 1 + #higher + ½ #ties; the workers share the users."""
+    """Rank of each user's target among all items, 1 + #higher + ½ #ties; the workers share the users.
+
+    Args:
+        model: the model.
+        packer: its streams.
+        histories: [users] items before the target, oldest first.
+        targets: [users] the held-out items.
+        max_items: newest items that enter a stream.
+        device: where the model is.
+        workers: who shares the work.
+        known_users: the users are those the model was trained on, in the same order.
+
+    Returns:
+        [users] ranks, on the CPU.
+    """
     mine = np.arange(workers.rank, len(targets), workers.world)
+    users = mine if known_users else np.full(len(mine), -1)
     found = torch.empty(len(mine), dtype=torch.float64)
     chosen = [np.asarray(histories[int(user)], dtype=np.int64) for user in mine]
-    for chunk, scores in score_histories(model, packer, chosen, mine, max_items, device):
+    for chunk, scores in score_histories(model, packer, chosen, users, max_items, device):
         wanted = torch.from_numpy(targets[mine[chunk]].astype(np.int64)).to(scores.device)
         found[torch.from_numpy(chunk)] = ranks(scores, wanted).double().cpu()
     return workers.gather(found)

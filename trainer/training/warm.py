@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.architecture import Architecture
 from trainer.cache import cached
 from trainer.config import BackboneConfig, NegativesConfig, RunConfig
 from trainer.data.dataset import Dataset
@@ -85,6 +86,19 @@ def builtin_folder(config: BackboneConfig, dataset: Dataset, cache: Path) -> Pat
 
     key = {"config": config.builtin.model_dump(), "items": dataset.manifest.digests["items"], "prompt": PROMPT}
     return cached(cache, "backbone", key, lambda out: build_builtin(config.builtin, dataset.sentences, PROMPT, out))
+
+
+def check_run(config: RunConfig, warm: Warm) -> None:
+    """Load what a run needs and check that its architecture fits, before anything is trained.
+
+    Raises:
+        BadInput: if dataset, backbone or architecture cannot be used.
+    """
+    try:
+        Architecture.parse(config.model.architecture, da_layer_count(config))
+    except ValueError as error:
+        raise BadInput(f"model.architecture: {error}") from error
+    warm.materials(config)
 
 
 def da_layer_count(config: RunConfig) -> int:

@@ -81,3 +81,8 @@ def _config(name: str, revision: str | None) -> Any:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+
+
+def is_local(name: str) -> bool:
+    """Whether a backbone's name is a folder rather than a hub id."""
+    return Path(name).is_dir()

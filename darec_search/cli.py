@@ -1,0 +1,388 @@
+"""`darec-search`: parse, call, print.
+
+Exit codes: 0 done · 2 bad input, nothing spent · 3 stopped with work left (run again to resume) · 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from trainer.errors import BadInput
+
+# Set before Ray, MLflow and Hugging Face are imported by the commands.
+for _name, _value in {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    from darec_search.console import set_up_logging
+
+    parsed, rest = _parser().parse_known_args(arguments)
+    if rest and parsed.command is not _data_prepare:
+        errors.print(f"darec-search: unknown argument {rest[0]}; see `darec-search --help`", markup=False)
+        return 2
+    set_up_logging(errors, parsed.verbose)
+    try:
+        return int(parsed.command(parsed, rest) or 0)
+    except BadInput as error:
+        errors.print(f"darec-search: {error}", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        errors.print("darec-search: stopped; nothing finished is lost, the same command goes on", markup=False)
+        return 3
+    except Exception as error:
+        if parsed.verbose:
+            raise
+        logging.getLogger(__name__).debug("failed", exc_info=True)
+        message = f"darec-search: {type(error).__name__}: {error} (--verbose shows where)"
+        errors.print(message, markup=False, highlight=False, soft_wrap=True)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="darec-search", description=__doc__.splitlines()[2])
+    parser.add_argument("-v", "--verbose", action="store_true", help="log lines and tracebacks")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    data = commands.add_parser("data", help="prepare and show datasets").add_subparsers(required=True)
+    prepare = data.add_parser("prepare", help="raw data to a dataset folder", add_help=False)
+    prepare.add_argument("source", nargs="?", type=Path, help="folder or file to read; none for synthetic")
+    prepare.add_argument("--format", required=True, help="table or synthetic")
+    prepare.add_argument("--out", required=True, type=Path, help="dataset folder")
+    prepare.add_argument("-h", "--help", action="store_true", help="show this and the format's own options")
+    prepare.set_defaults(command=_data_prepare, parser=prepare)
+    show = _command(data, "show", _data_show, "figures, fingerprint, warnings")
+    show.add_argument("folder", type=Path)
+    _json(show)
+
+    for name, command, text in (
+        ("check", _check, "validate a study and say what would run; no training"),
+        ("run", _run, "the main job: search, promote, export; started again it resumes"),
+    ):
+        study = _command(commands, name, command, text)
+        study.add_argument("study", type=Path, help="study file (YAML)")
+        study.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override, such as a.b=c")
+        study.add_argument("--address", help="Ray cluster to join")
+        _json(study)
+    study.add_argument("--dry-run", action="store_true", help="as `check`")
+
+    status = _command(commands, "status", _status, "the trials of a study")
+    report = _command(commands, "report", _report, "write report.html")
+    promote = _command(commands, "promote", _promote, "promote what the search has found so far")
+    export = _command(commands, "export", _export, "the best architecture and its model as a folder")
+    sync = _command(commands, "sync", _sync, "replay a study folder into MLflow")
+    for command in (status, report, promote, export, sync):
+        command.add_argument("folder", type=Path, help="study folder")
+    _json(status)
+    export.add_argument("--to", type=Path, required=True, help="folder to write")
+    sync.add_argument("--tracking-uri", help="MLflow; the study's own when absent")
+
+    train = _command(commands, "train", _train, "one training without a search")
+    train.add_argument("run", type=Path, help="run file (YAML)")
+    train.add_argument("--out", type=Path, required=True, help="folder of the run")
+    train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override")
+
+    recommend = _command(commands, "recommend", _recommend, "the best next items after a history")
+    recommend.add_argument("model", type=Path, help="exported folder")
+    history = recommend.add_mutually_exclusive_group(required=True)
+    history.add_argument("--history", help="item ids, oldest first, separated by commas")
+    history.add_argument("--histories", type=Path, help="file with one such history a line")
+    recommend.add_argument("--top", type=int, default=10, help="items per history (10)")
+    _json(recommend)
+
+    evaluate = _command(commands, "evaluate", _evaluate, "metrics of an exported model on a dataset")
+    evaluate.add_argument("model", type=Path, help="exported folder")
+    evaluate.add_argument("data", type=Path, help="dataset folder")
+    evaluate.add_argument("--split", choices=("test", "validation"), default="test")
+    _json(evaluate)
+    return parser
+
+
+def _command(commands: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def _print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def _data_prepare(parsed: argparse.Namespace, rest: list[str]) -> None:
+    from trainer.data.filters import FilterOptions
+    from trainer.data.prepare import prepare
+    from trainer.data.sources import SOURCES
+
+    if parsed.format not in SOURCES:
+        raise BadInput(f"--format {parsed.format!r} is unknown; the formats are {', '.join(sorted(SOURCES))}")
+    options = argparse.ArgumentParser(
+        parents=[parsed.parser], prog="darec-search data prepare", conflict_handler="resolve"
+    )
+    group = options.add_argument_group(f"options of {parsed.format}")
+    fields = {**SOURCES[parsed.format].options.model_fields, **FilterOptions.model_fields}
+    for name, field in fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        if field.annotation is bool:
+            group.add_argument(flag, dest=f"option_{name}", action="store_const", const=True, help=field.description)
+        else:
+            group.add_argument(flag, dest=f"option_{name}", metavar=name.upper(), help=field.description)
+    if parsed.help:
+        options.print_help()
+        return
+    found = vars(
+        options.parse_args(
+            [
+                *([str(parsed.source)] if parsed.source else []),
+                "--format",
+                parsed.format,
+                "--out",
+                str(parsed.out),
+                *rest,
+            ]
+        )
+    )
+    chosen = {name: found[f"option_{name}"] for name in fields if found[f"option_{name}"] is not None}
+    with console.status(f"preparing {parsed.out}"):
+        prepare(parsed.format, parsed.source, parsed.out, **chosen)
+    _show_dataset(parsed.out, as_json=False)
+
+
+def _data_show(parsed: argparse.Namespace, rest: list[str]) -> None:
+    _show_dataset(parsed.folder, parsed.json)
+
+
+def _show_dataset(folder: Path, as_json: bool) -> None:
+    from rich.table import Table
+
+    from trainer.data.dataset import read_manifest
+
+    manifest = read_manifest(folder)
+    if as_json:
+        _print_json(manifest.model_dump(mode="json"))
+        return
+    table = Table(title=str(folder), title_justify="left", show_header=False)
+    for name in ("users", "items", "interactions", "train_interactions"):
+        table.add_row(name.replace("_", " "), f"{getattr(manifest, name):,}")
+    for name, value in manifest.figures.items():
+        table.add_row(name.replace("_", " "), f"{value:,.4g}")
+    for name, count in manifest.removed.items():
+        table.add_row(f"removed: {name.replace('_', ' ')}", f"{count:,}")
+    table.add_row("fingerprint", manifest.fingerprint)
+    console.print(table)
+    for rule in manifest.rules:
+        console.print(f"· {rule}", highlight=False, markup=False)
+    for warning in manifest.warnings:
+        console.print(f"! {warning}", style="yellow", highlight=False, markup=False)
+
+
+def _load(parsed: argparse.Namespace) -> Any:
+    from darec_search.config import load_study
+
+    address = [f"resources.address={parsed.address}"] if parsed.address else []
+    return load_study(parsed.study, [*parsed.set, *address])
+
+
+def _check(parsed: argparse.Namespace, rest: list[str]) -> None:
+    from dataclasses import asdict
+
+    from darec_search import planning
+
+    config = _load(parsed)
+    plan = planning.check(config, planning.open_dataset(config))
+    if parsed.json:
+        _print_json({**asdict(plan), "runs": plan.runs, "folder": str(config.folder)})
+        return
+    console.print(f"{parsed.study} is valid. It would run, in {config.folder}:", highlight=False)
+    console.print(
+        f"  {plan.grid_trials} trials of the λ grid and {plan.search_trials} proposed by "
+        f"{config.search.sampler}, of {plan.points:,} points ({plan.layers} DALayers)",
+        highlight=False,
+    )
+    console.print(f"  each on {plan.search_users:,} of {plan.users:,} users, {config.resources.lanes} at a time")
+    console.print(f"  then at most {plan.retests} re-tests and {plan.full_runs} trainings on all users")
+
+
+def _run(parsed: argparse.Namespace, rest: list[str]) -> None:
+    if parsed.dry_run:
+        _check(parsed, rest)
+        return
+    from darec_search import pipeline
+    from darec_search.console import ConsoleObserver, print_result
+    from darec_search.controller import stopping_on_signals
+
+    config = _load(parsed)
+    with stopping_on_signals():
+        with ConsoleObserver(console, config.resources.lanes) as observer:
+            result = pipeline.run(config, observer)
+        print_result(console, result)
+        _print_example(result.model, Path(config.data.path))
+
+
+def _print_example(model: Path, data: Path) -> None:
+    """One recommendation in titles, so that a first run ends with what it is all for."""
+    from darec_search.export import load
+    from trainer.data.dataset import Dataset
+
+    recommender = load(model)
+    dataset = Dataset.open(data)
+    history = [dataset.item_ids[item] for item in dataset.train[0][-3:]]
+    console.print()
+    console.print("After", *(f"“{title}”" for title in recommender.titles(history)), sep="\n  ", highlight=False)
+    console.print("it recommends", highlight=False)
+    for place, item in enumerate(recommender.recommend([history], top=5)[0], 1):
+        console.print(f"  {place}. {item.title}", highlight=False, markup=False)
+
+
+def _status(parsed: argparse.Namespace, rest: list[str]) -> None:
+    from darec_search.console import status_document, status_table
+    from darec_search.study import Study
+
+    study = Study.load(parsed.folder)
+    if parsed.json:
+        _print_json(status_document(study))
+    else:
+        console.print(status_table(study))
+
+
+def _report(parsed: argparse.Namespace, rest: list[str]) -> None:
+    from darec_search.report import write_report
+    from darec_search.study import Study
+
+    console.print(str(write_report(Study.load(parsed.folder))), highlight=False, soft_wrap=True)
+
+
+def _promote(parsed: argparse.Namespace, rest: list[str]) -> None:
+    from darec_search import pipeline
+    from darec_search.console import ConsoleObserver, print_result
+    from darec_search.controller import stopping_on_signals
+    from darec_search.study import Study
+
+    study = Study.load(parsed.folder)
+    with stopping_on_signals():
+        with ConsoleObserver(console, study.config.resources.lanes) as observer:
+            result = pipeline.promote(study, observer)
+        print_result(console, result)
+
+
+def _export(parsed: argparse.Namespace, rest: list[str]) -> None:
+    from darec_search.export import export
+    from darec_search.study import Study
+
+    card = export(Study.load(parsed.folder), parsed.to)
+    console.print(f"{card.architecture} written to {parsed.to}", highlight=False, soft_wrap=True)
+
+
+def _sync(parsed: argparse.Namespace, rest: list[str]) -> None:
+    from darec_search.study import Study
+    from darec_search.tracking.base import TRACKERS
+
+    study = Study.load(parsed.folder)
+    synced = TRACKERS["mlflow"](study, parsed.tracking_uri or study.config.tracking.uri).sync()
+    console.print(
+        f"{synced.runs} runs ({synced.created} new, {synced.updated} changed) in {synced.location}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _train(parsed: argparse.Namespace, rest: list[str]) -> int:
+    from pydantic import ValidationError
+
+    from darec_search.config import apply_overrides, explain, read_yaml
+    from trainer.config import RunConfig
+    from trainer.training.run import run
+    from trainer.training.warm import Warm, check_run
+
+    try:
+        config = RunConfig.model_validate(apply_overrides(read_yaml(parsed.run), parsed.set))
+    except ValidationError as error:
+        raise BadInput(explain(error, str(parsed.run))) from error
+    warm = Warm()
+    check_run(config, warm)
+    result = run(
+        config,
+        parsed.out,
+        warm=warm,
+        keep_model=True,
+        on_row=lambda row: console.print(
+            f"epoch {row['epoch']:g}: loss {row['loss/total']:.4f}, validation MRR {row['mrr']:.4f}", highlight=False
+        ),
+    )
+    console.print(f"{result.status}: {parsed.out / 'result.json'}", highlight=False, soft_wrap=True)
+    if result.reason:
+        errors.print(result.reason, markup=False)
+    return 0 if result.status == "finished" else 1
+
+
+def _recommend(parsed: argparse.Namespace, rest: list[str]) -> None:
+    from dataclasses import asdict
+
+    from darec_search.export import load
+
+    if parsed.top < 1:
+        raise BadInput(f"--top {parsed.top}: must be at least 1")
+    lines = [parsed.history] if parsed.history is not None else _lines(parsed.histories)
+    histories = [[item.strip() for item in line.split(",") if item.strip()] for line in lines]
+    found = load(parsed.model).recommend(histories, top=parsed.top)
+    if parsed.json:
+        _print_json(
+            [
+                {"history": history, "items": [asdict(item) for item in items]}
+                for history, items in zip(histories, found, strict=True)
+            ]
+        )
+        return
+    for history, items in zip(histories, found, strict=True):
+        console.print(f"after {', '.join(history)}", highlight=False, markup=False)
+        for place, item in enumerate(items, 1):
+            console.print(f"  {place:2d}. {item.score:8.3f}  {item.id}  {item.title}", highlight=False, markup=False)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({error})") from error
+    if not lines:
+        raise BadInput(f"{path}: holds no history; write one a line, item ids separated by commas")
+    return lines
+
+
+def _evaluate(parsed: argparse.Namespace, rest: list[str]) -> None:
+    from darec_search.console import COLUMNS, NAMES
+    from darec_search.export import load
+    from trainer.data.dataset import Dataset
+
+    found = load(parsed.model).evaluate(Dataset.open(parsed.data), parsed.split)
+    if parsed.json:
+        _print_json(found)
+        return
+    figures = "  ".join(f"{NAMES[name]} {found[name]:.4f}" for name in COLUMNS)
+    console.print(f"{found['split']}, {found['users']:,} users: {figures}", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

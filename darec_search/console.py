@@ -1,0 +1,252 @@
+"""What a person sees on a terminal: progress while a study runs, tables at its end."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from darec_search.pipeline import StudyResult
+from darec_search.promotion import FIXED_ARMS
+from darec_search.runners.base import DoneEvent, Event
+from darec_search.runners.lanes import lane_gaps
+from darec_search.study import Study, Trial, best_trial
+from trainer.architecture import Architecture
+
+COLUMNS = ("mrr", "recall@10", "ndcg@10")
+NAMES = {"mrr": "MRR", "recall@10": "Recall@10", "ndcg@10": "NDCG@10"}
+
+
+def set_up_logging(console: Console, verbose: bool) -> None:
+    """Our own log lines through rich; other libraries' from warnings up."""
+    handler = RichHandler(console=console, show_path=False, show_time=False, markup=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    for name in ("darec_search", "trainer"):
+        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+class ConsoleObserver:
+    """Shows a study's progress: on a terminal as a live bar, elsewhere as one line a fact.
+
+    Args:
+        console: where to write.
+        slots: runs at a time, for the estimate of the time left.
+    """
+
+    def __init__(self, console: Console, slots: int) -> None:
+        self._console = console
+        self._slots = slots
+        self._live = console.is_terminal
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[best]}"),
+            TextColumn("{task.fields[left]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not self._live,
+        )
+        self._task: Any = None
+        self._runs = self._done = 0
+        self._seconds: list[float] = []
+        self._best = 0.0
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def stage(self, text: str, runs: int = 0) -> None:
+        """A new part begins."""
+        self._runs, self._done, self._best = runs, 0, 0.0
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(text, total=runs or None, best="", left="")
+        self._say(f"{text}{f': {runs} runs' if runs else ''}")
+
+    def skip(self, runs: int, best: float) -> None:
+        """So many runs of this part were done by an earlier start."""
+        self._done, self._best = runs, best
+        self._show()
+
+    def event(self, event: Event) -> None:
+        """A run has its result; rows only move the spinner."""
+        if not isinstance(event, DoneEvent):
+            return
+        result = event.result
+        self._done += 1
+        self._seconds.append(result.cost.wall_s)
+        if result.objective is not None:
+            self._best = max(self._best, result.objective)
+            outcome = f"validation MRR {result.objective:.4f}"
+        else:
+            outcome = f"{result.status}: {result.reason}"
+        self._say(f"  {self._done}/{self._runs} {event.trial_id} {outcome}, {result.cost.wall_s:.1f} s")
+        self._show()
+
+    def _show(self) -> None:
+        waves = -(-max(self._runs - self._done, 0) // self._slots)
+        seconds = statistics.fmean(self._seconds) * waves if self._seconds else 0.0
+        self._progress.update(
+            self._task,
+            completed=self._done,
+            best=f"best MRR {self._best:.4f}" if self._best else "",
+            left=f"about {_duration(seconds)} left" if seconds else "",
+        )
+
+    def _say(self, text: str) -> None:
+        if not self._live:
+            self._console.print(f"[{time.monotonic() - self._started:6.1f} s] {text}", markup=False, highlight=False)
+
+
+def print_result(console: Console, result: StudyResult) -> None:
+    """What won, by how much, where everything lies and what to do next."""
+    study, best = result.study, result.promotion.best
+    console.print()
+    console.print(f"Winner: [bold]{Architecture(best.bits).text}[/] ({best.arm})  {_weights(best.weights)}")
+    console.print(f"Why: {result.promotion.reason}.", highlight=False)
+    console.print(comparison_table(result.comparison))
+    console.print(_verdict(result.comparison), highlight=False)
+    gaps = lane_gaps(study.trials())
+    if gaps:
+        console.print(
+            f"Between two trials on a warm lane: {statistics.median(gaps):.2f} s (median), {max(gaps):.2f} s (most).",
+            highlight=False,
+        )
+    console.print()
+    rows = {
+        "model": str(result.model),
+        "report": str(result.report),
+        "study": str(study.folder),
+        "MLflow": result.tracking.location if result.tracking else f"darec-search sync {study.folder}",
+    }
+    for name, value in rows.items():
+        console.print(f"{name:>8}  {value}", highlight=False, soft_wrap=True)
+    console.print(f"{'next':>8}  darec-search recommend {result.model} --history ID,ID,…", highlight=False)
+
+
+def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The final table on the test split."""
+    table = Table(title="Test split, all items ranked, none masked", title_justify="left")
+    table.add_column("model")
+    for name in COLUMNS:
+        table.add_column(NAMES[name], justify="right")
+    table.add_column("p against winner", justify="right")
+    table.add_column("")
+    for row in rows:
+        p_value = row.get("p_value")
+        shown = "" if p_value is None else f"{p_value:.2g}"
+        table.add_row(row["name"], *(f"{row[name]:.4f}" for name in COLUMNS), shown, row.get("note", ""))
+    return table
+
+
+def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One plain sentence on how the winner compares."""
+    winner = next(row for row in rows if row["name"] == "winner")
+    others = [row for row in rows if row["name"] != "winner"]
+    references = [row for row in others if row["name"] not in FIXED_ARMS]
+    better = [row["name"] for row in references if row["mrr"] > winner["mrr"]]
+    parts = []
+    arms = [row for row in others if row["name"] in FIXED_ARMS]
+    if arms:
+        arm = max(arms, key=lambda row: row["mrr"])
+        change = winner["mrr"] / arm["mrr"] - 1 if arm["mrr"] else 0.0
+        parts.append(f"{change:+.1%} test MRR against {arm['name']}, the better fixed arm")
+    if better:
+        parts.append(f"{' and '.join(better)} (no training) still rank better: this model is not worth its cost yet")
+    else:
+        parts.append("better than both references without training")
+    return "The winner: " + "; ".join(parts) + "."
+
+
+def status_document(study: Study) -> dict[str, Any]:
+    """`status --json`: trials, the best point so far, and what was spent."""
+    trials = study.trials()
+    results = [trial.result for trial in trials if trial.result]
+    return {
+        "study": study.config.name,
+        "folder": str(study.folder),
+        "trials": [
+            {
+                "id": trial.spec.id,
+                "status": trial.status,
+                "stage": trial.spec.stage,
+                "bits": list(trial.spec.bits),
+                "weights": trial.spec.weights,
+                "seed": trial.spec.seed,
+                "fidelity": trial.spec.fidelity.model_dump(),
+                "arm": trial.spec.arm,
+                "objective": trial.objective,
+            }
+            for trial in trials
+        ],
+        "best": _best(trials),
+        "gpu_hours": sum(result.cost.gpu_s for result in results) / 3600,
+        "cpu_hours": sum(result.cost.cpu_s for result in results) / 3600,
+    }
+
+
+def status_table(study: Study) -> Table:
+    """The trials of a study."""
+    table = Table(title=f"{study.config.name}: {study.folder}", title_justify="left")
+    for name in ("#", "trial", "stage", "architecture", "λ", "seed", "status", "MRR", "s"):
+        table.add_column(name, justify="right" if name in ("#", "seed", "MRR", "s") else "left")
+    for trial in study.trials():
+        spec = trial.spec
+        table.add_row(
+            str(spec.number),
+            spec.id,
+            f"{spec.stage} {spec.arm or ''}".strip(),
+            Architecture(spec.bits).text,
+            _weights(spec.weights),
+            str(spec.seed),
+            trial.status,
+            "" if trial.objective is None else f"{trial.objective:.4f}",
+            "" if trial.result is None else f"{trial.result.cost.wall_s:.1f}",
+        )
+    return table
+
+
+def _best(trials: Sequence[Trial]) -> dict[str, Any] | None:
+    """The point with the highest mean over its trials at the search's fidelity, with a 95 % interval where it has
+    several seeds.
+    """
+    best = best_trial(trial for trial in trials if trial.spec.stage != "full")
+    if best is None:
+        return None
+    same = [
+        trial.objective
+        for trial in trials
+        if trial.spec.point == best.spec.point
+        and trial.spec.fidelity == best.spec.fidelity
+        and trial.objective is not None
+    ]
+    mean = statistics.fmean(same)
+    half = 1.96 * statistics.stdev(same) / len(same) ** 0.5 if len(same) > 1 else None
+    interval = None if half is None else [mean - half, mean + half]
+    return {"bits": list(best.spec.bits), "weights": best.spec.weights, "mean": mean, "interval": interval}
+
+
+def _weights(weights: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:g}" for name, value in weights.items())
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,145 @@
+"""The main job: data → search → promotion → export, resumable at every point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from darec_search import planning, promotion, runners
+from darec_search.config import StudyConfig
+from darec_search.controller import search
+from darec_search.export import export
+from darec_search.promotion import Promotion
+from darec_search.report import write_report
+from darec_search.runners.base import DoneEvent, Event, Runner
+from darec_search.study import Study
+from darec_search.tracking.base import Synced
+from darec_search.tracking.mirror import Mirror
+from trainer.training.warm import Warm
+
+OnEvent = Callable[[Event], None]
+
+
+class Observer(Protocol):
+    """Is told how a study gets on."""
+
+    def stage(self, text: str, runs: int = 0) -> None:
+        """A new part begins, with so many runs to come."""
+        ...
+
+    def event(self, event: Event) -> None:
+        """A run has a new row or its result."""
+        ...
+
+
+class Silent:
+    """An observer that keeps quiet."""
+
+    def stage(self, text: str, runs: int = 0) -> None:
+        """Nothing."""
+
+    def event(self, event: Event) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study ended with."""
+
+    study: Study
+    promotion: Promotion
+    comparison: list[dict[str, Any]]
+    """The final table on the test split."""
+    model: Path
+    """The exported model."""
+    report: Path
+    tracking: Synced | None
+    """What MLflow holds; None without tracking or while it does not answer."""
+
+
+def run(config: StudyConfig, observer: Observer | None = None) -> StudyResult:
+    """Run a study to its end; on the folder of an earlier start it goes on where that stopped.
+
+    Raises:
+        BadInput: before any training, for anything the user can mend.
+        Stopped: when a signal asked for it; the same call resumes.
+        SearchFailed, PromotionFailed: when nothing finished that could be promoted.
+    """
+    observer = observer or Silent()
+    study, plan = open_study(config, observer)
+
+    def look(runner: Runner, on_event: OnEvent) -> None:
+        observer.stage("search", plan.grid_trials + plan.search_trials)
+        search(study, runner, on_event)
+
+    return _finish(study, observer, look)
+
+
+def promote(study: Study, observer: Observer | None = None) -> StudyResult:
+    """Promote what an existing study has found so far, without searching further.
+
+    Raises:
+        BadInput, Stopped, PromotionFailed: as `run`.
+    """
+    return _finish(study, observer or Silent(), lambda runner, on_event: None)
+
+
+def open_study(config: StudyConfig, observer: Observer) -> tuple[Study, planning.Plan]:
+    """Check everything, open the study folder, and build what all trials share.
+
+    Raises:
+        BadInput: for anything the user can mend.
+    """
+    observer.stage("reading data")
+    dataset = planning.open_dataset(config)
+    plan = planning.check(config, dataset)
+    observer.stage("preparing tokens, hard negatives and backbone")
+    warm = Warm()
+    for fraction in {config.data.search_fraction, 1.0}:
+        warm.materials(config.run_config("serial", {}, config.seed, users_fraction=fraction, epochs=1))
+    return Study.open(config, plan.fingerprint, plan.layers), plan
+
+
+def _finish(study: Study, observer: Observer, look: Callable[[Runner, OnEvent], None]) -> StudyResult:
+    """Search by `look`, promote, export, report; every part that is done already is left as it is."""
+    tracking = study.config.tracking
+    mirror = Mirror(study, tracking.uri) if tracking.enabled else None
+
+    def on_event(event: Event) -> None:
+        observer.event(event)
+        if mirror is not None and isinstance(event, DoneEvent):
+            mirror.notify()
+
+    if mirror is not None:
+        mirror.start()
+    try:
+        with runners.create(study) as runner:
+            look(runner, on_event)
+            decision = _promote(study, runner, observer, on_event)
+        comparison = _train_and_test(study, decision, observer)
+        observer.stage("export and report")
+        export(study, study.folder / "best")
+        report = write_report(study)
+    finally:
+        synced = mirror.close() if mirror is not None else None
+    return StudyResult(study, decision, comparison, study.folder / "best", report, synced)
+
+
+def _promote(study: Study, runner: Runner, observer: Observer, on_event: OnEvent) -> Promotion:
+    candidates = len(promotion.candidates(study))
+    observer.stage("re-test with fresh seeds", candidates * study.config.promotion.repeats)
+    decision = promotion.retest(study, runner, on_event)
+    others = [arm for arm in promotion.FIXED_ARMS if arm != decision.winner]
+    observer.stage("fixed arms on all users", len(others))
+    promotion.train_fixed_arms(study, decision, runner, on_event)
+    return decision
+
+
+def _train_and_test(study: Study, decision: Promotion, observer: Observer) -> list[dict[str, Any]]:
+    # The lanes are closed by now: the final run needs what they held.
+    observer.stage(f"final run on all users, {study.config.promotion.num_workers} worker(s)")
+    promotion.train_winner(study, decision)
+    observer.stage("test split")
+    return promotion.open_test_split(study, decision)
