@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy import sparse
 
 from trainer.data.ragged import Ragged
 from trainer.errors import BadInput
@@ -113,6 +114,13 @@ class Dataset:
     def titles(self) -> list[str]:
         """Title of every item."""
         return self.attributes["title"]
+
+    def training_matrix(self) -> sparse.csr_matrix:
+        """[users, items], 1 where the user has the item in the training part, however often."""
+        entries = (np.ones(len(self.train.values), np.float32), (self.train.row_of_value, self.train.values))
+        matrix = sparse.csr_matrix(entries, shape=(self.n_users, self.n_items))
+        matrix.data[:] = 1
+        return matrix
 
     def training_digest(self) -> str:
         """SHA-256 of all that may be trained on or mined: the items and the training part of this (sub)set.

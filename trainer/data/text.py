@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scipy import sparse
+
 from trainer.data.ragged import Ragged
 
 FIRST_KEYS = ("title", "brand", "categories")
@@ -36,3 +38,16 @@ def encode_items(tokenizer: Any, sentences: Sequence[str], max_item_tokens: int)
         return Ragged.from_rows([])
     ids = tokenizer(list(sentences), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     return Ragged.from_rows(row[:max_item_tokens] for row in ids)
+
+
+def tfidf(texts: Sequence[str]) -> sparse.csr_matrix:
+    """TF-IDF rows of unit length, [texts, terms]: 1- and 2-grams in at least two texts, sublinear counts.
+
+    Without any such term the rows are zero.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # dear to import, and not every run needs it
+
+    try:
+        return sparse.csr_matrix(TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True).fit_transform(texts))
+    except ValueError:  # scikit-learn's way to say that the vocabulary is empty
+        return sparse.csr_matrix((len(texts), 1))

@@ -2,5 +2,6 @@
 
 from trainer.data.sources.base import Source
 from trainer.data.sources.synthetic import SYNTHETIC
+from trainer.data.sources.table import TABLE
 
-SOURCES: dict[str, Source] = {"synthetic": SYNTHETIC}
+SOURCES: dict[str, Source] = {"synthetic": SYNTHETIC, "table": TABLE}
