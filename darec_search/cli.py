@@ -90,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     promote = _command(commands, "promote", _promote, "promote what the search has found so far")
     export = _command(commands, "export", _export, "the best architecture and its model as a folder")
     sync = _command(commands, "sync", _sync, "replay a study folder into MLflow")
-    for command in (status, report, promote, export, sync):
-        command.add_argument("folder", type=Path, help="study folder")
+    for of_study in (status, report, promote, export, sync):
+        of_study.add_argument("folder", type=Path, help="study folder")
     _json(status)
     export.add_argument("--to", type=Path, required=True, help="folder to write")
     sync.add_argument("--tracking-uri", help="MLflow; the study's own when absent")

@@ -7,19 +7,20 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from darec_search.pipeline import StudyResult
-from darec_search.promotion import FIXED_ARMS
 from darec_search.runners.base import DoneEvent, Event
 from darec_search.runners.lanes import lane_gaps
 from darec_search.study import Study, Trial, best_trial
-from trainer.architecture import Architecture
+from trainer.architecture import FIXED_ARMS, Architecture
+
+if TYPE_CHECKING:
+    from darec_search.pipeline import StudyResult
 
 COLUMNS = ("mrr", "recall@10", "ndcg@10")
 NAMES = {"mrr": "MRR", "recall@10": "Recall@10", "ndcg@10": "NDCG@10"}
@@ -223,9 +224,7 @@ def status_table(study: Study) -> Table:
 
 
 def _best(trials: Sequence[Trial]) -> dict[str, Any] | None:
-    """The point with the highest mean over its trials at the search's fidelity, with a 95 % interval where it has
-    several seeds.
-    """
+    """The luckiest trial's point: mean over its seeds at that fidelity, a 95 % interval where it has several."""
     best = best_trial(trial for trial in trials if trial.spec.stage != "full")
     if best is None:
         return None

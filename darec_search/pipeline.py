@@ -17,6 +17,7 @@ from darec_search.runners.base import DoneEvent, Event, Runner
 from darec_search.study import Study
 from darec_search.tracking.base import Synced
 from darec_search.tracking.mirror import Mirror
+from trainer.architecture import FIXED_ARMS
 from trainer.training.warm import Warm
 
 OnEvent = Callable[[Event], None]
@@ -131,7 +132,7 @@ def _promote(study: Study, runner: Runner, observer: Observer, on_event: OnEvent
     candidates = len(promotion.candidates(study))
     observer.stage("re-test with fresh seeds", candidates * study.config.promotion.repeats)
     decision = promotion.retest(study, runner, on_event)
-    others = [arm for arm in promotion.FIXED_ARMS if arm != decision.winner]
+    others = [arm for arm in FIXED_ARMS if arm != decision.winner]
     observer.stage("fixed arms on all users", len(others))
     promotion.train_fixed_arms(study, decision, runner, on_event)
     return decision

@@ -34,7 +34,7 @@ from darec_search.runners.final import run_final
 from darec_search.space import Point
 from darec_search.study import Study, Trial
 from darec_search.trial import Fidelity, TrialSpec, make_spec
-from trainer.architecture import Architecture
+from trainer.architecture import FIXED_ARMS, Architecture
 from trainer.baselines import REFERENCES, reference_ranks
 from trainer.config import RunConfig, Section
 from trainer.data.dataset import Dataset
@@ -45,7 +45,6 @@ from trainer.training.result import RunResult, write_atomic
 from trainer.training.warm import Warm
 
 RULE = "highest mean validation MRR over fresh seeds on the search data; a fixed arm wins ties"
-FIXED_ARMS: tuple[Literal["serial"], Literal["parallel"]] = ("serial", "parallel")
 _FRESH_SEEDS = 1000
 """Distance of the re-tests' seeds from those of the search."""
 

@@ -95,6 +95,12 @@ class SearchSpace:
         bits = tuple(int(bit) for bit in rng.integers(0, 2, self.bits))
         return Point(bits, {name: float(rng.choice(levels)) for name, levels in self.weights.items()})
 
+    def points(self) -> Iterator[Point]:
+        """Every point, in lexicographic order of the encoding."""
+        axes = [range(2)] * self.bits + [range(len(levels)) for levels in self.weights.values()]
+        for vector in itertools.product(*axes):
+            yield self.decode(vector)
+
     def neighbours(self, point: Point) -> Iterator[Point]:
         """All points one step away: a flipped bit, or a weight one level up or down."""
         vector = self.encode(point)

@@ -12,6 +12,8 @@ from typing import Literal
 
 SLOTS = ("causal", "context", "recommendation")
 Kind = Literal["serial", "parallel"]
+FIXED_ARMS: tuple[Kind, ...] = ("serial", "parallel")
+"""The uniform architectures, which every study compares with."""
 _LETTERS = "SP"
 
 
@@ -36,7 +38,7 @@ class Architecture:
 
     @classmethod
     def uniform(cls, layers: int, kind: Kind) -> Architecture:
-        """All adapters of one kind: the two fixed arms that every study compares with."""
+        """All adapters of one kind."""
         return cls((int(kind == "parallel"),) * (layers * len(SLOTS)))
 
     @classmethod
