@@ -1,0 +1,100 @@
+"""How good is the design that a sampler recommends after n noisy evaluations?
+
+python benchmarks/search.py [--quick] [--record] [--samplers ax_bayes random] [--problems smooth nk] [--seeds 10]
+                            [--trials 30] [--parallel 1] [--noise 0.3]
+
+Prints, per problem and sampler, the mean score of the recommendation (0 = mean of random designs, 1 = optimum) over
+seeds, with its standard error. Every sampler sees the same problems and the same noise stream.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from problems import PROBLEMS, Problem, draw
+
+from darec_search.samplers import SAMPLERS, create
+from darec_search.space import Point
+
+RESULTS = Path(__file__).parent / "results" / "search.jsonl"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    if options.quick:
+        options.problems, options.seeds, options.trials = options.problems[:1], 1, 12
+    torch.set_num_threads(1)
+    logging.getLogger("ax").setLevel(logging.WARNING)
+    figures = {name: _compare(name, options) for name in options.problems}
+    line = {
+        "benchmark": "search",
+        **{name: getattr(options, name) for name in ("trials", "parallel", "noise", "seeds")},
+        "scores": figures,
+    }
+    if options.record:
+        RESULTS.parent.mkdir(exist_ok=True)
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"date": datetime.date.today().isoformat(), **line}) + "\n")
+    print(json.dumps(line))
+
+
+def _compare(name: str, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Score, its standard error and seconds per proposal of every sampler on one problem."""
+    figures = {}
+    for sampler in options.samplers:
+        runs = [
+            _run(sampler, draw(name, options.first_seed + seed), options.first_seed + seed, options)
+            for seed in range(options.seeds)
+        ]
+        scores = np.array([score for score, _ in runs])
+        stderr = scores.std(ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else 0.0
+        seconds = float(np.mean([seconds for _, seconds in runs]))
+        print(f"{name:16}{sampler:12}{scores.mean():7.3f} ± {stderr:.3f}   {seconds:.3f} s a proposal", flush=True)
+        figures[sampler] = {
+            "score": round(float(scores.mean()), 4),
+            "stderr": round(float(stderr), 4),
+            "seconds": round(seconds, 4),
+        }
+    return figures
+
+
+def _run(sampler_name: str, problem: Problem, seed: int, options: argparse.Namespace) -> tuple[float, float]:
+    """One search: score of the recommendation, and mean seconds of an `ask`."""
+    sampler = create(sampler_name, problem.space, seed)
+    noise = np.random.default_rng([seed, 77]).normal(size=options.trials) * options.noise * problem.spread
+    running: list[Point] = []
+    seconds = 0.0
+    for number in range(options.trials):
+        while len(running) < min(options.parallel, options.trials - number):
+            started = time.perf_counter()
+            running.append(sampler.ask(pending=running))
+            seconds += time.perf_counter() - started
+        point = running.pop(0)
+        sampler.tell(point, problem.at(point) + noise[number])
+    return problem.score(sampler.best()), seconds / options.trials
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one problem, one seed, 12 trials")
+    parser.add_argument("--record", action="store_true", help=f"append the result to {RESULTS.name}")
+    parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=list(SAMPLERS))
+    parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
+    parser.add_argument("--seeds", type=int, default=10, help="problems drawn, one search each")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first; tune on others than you report")
+    parser.add_argument("--trials", type=int, default=30, help="evaluations of a search")
+    parser.add_argument("--parallel", type=int, default=1, help="evaluations under way at a time")
+    parser.add_argument("--noise", type=float, default=0.3, help="noise over the spread of random designs")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Samplers: where the next design comes from. A sampler is one file and one line here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import ValidationError
+
+from darec_search.space import SearchSpace
+from trainer.errors import BadInput
+
+if TYPE_CHECKING:
+    from darec_search.samplers.base import Sampler
+
+SAMPLERS = {
+    "ax_bayes": "darec_search.samplers.ax_bayes:AxBayesSampler",
+    "random": "darec_search.samplers.random:RandomSampler",
+    "optuna_tpe": "darec_search.samplers.optuna_sampler:TPESampler",
+    "optuna_gp": "darec_search.samplers.optuna_sampler:GPSampler",
+}
+
+
+def create(name: str, space: SearchSpace, seed: int, **options: Any) -> Sampler:
+    """A sampler by name.
+
+    Args:
+        name: a key of `SAMPLERS`.
+        space: the designs.
+        seed: with the results it decides every proposal.
+        options: fields of the sampler's `Options`.
+
+    Raises:
+        BadInput: if the name or an option is unknown, or an option has an impossible value.
+    """
+    if name not in SAMPLERS:
+        raise BadInput(f"search.sampler: {name!r} is no sampler; choose one of {', '.join(SAMPLERS)}")
+    module, _, class_name = SAMPLERS[name].partition(":")
+    sampler = getattr(import_module(module), class_name)
+    try:
+        chosen = sampler.Options(**options)
+    except ValidationError as error:
+        raise BadInput(_explain(name, error, list(sampler.Options.model_fields))) from error
+    return cast("Sampler", sampler(space, seed, chosen))
+
+
+def _explain(name: str, error: ValidationError, known: list[str]) -> str:
+    problems = []
+    for problem in error.errors():
+        field = ".".join(str(part) for part in problem["loc"])
+        message = f"{problem['msg']}, got {problem['input']!r}"
+        if problem["type"] == "extra_forbidden":
+            message = f"{name} has no such option; it knows {', '.join(known) or 'none'}"
+        problems.append(f"search.sampler_options.{field}: {message}")
+    return "; ".join(problems)

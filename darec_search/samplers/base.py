@@ -1,0 +1,175 @@
+"""The contract of a sampler, and the history that every sampler is a function of.
+
+Life cycle: `ask` for a point, run it, `tell` its value (or `tell_failed`); any number may be under way, which the
+caller names in `pending`. What `ask` returns is a function of the seed, the space, the results so far and `pending`, of
+nothing else: a sampler that is built anew and told the same results goes on as the old one would have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from darec_search.space import Point, SearchSpace
+
+
+class Options(BaseModel):
+    """Keyword options of a sampler (`search.sampler_options`); every sampler extends it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One result."""
+
+    point: Point
+    value: float
+    stderr: float | None = None
+
+
+@dataclass
+class History:
+    """What a sampler was told, in order."""
+
+    observations: list[Observation] = field(default_factory=list)
+    failures: list[Point] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.observations) + len(self.failures)
+
+    def points(self) -> list[Point]:
+        """Every point with a result, failures included."""
+        return [observation.point for observation in self.observations] + self.failures
+
+    def means(self) -> dict[Point, float]:
+        """Mean value of each evaluated point, in order of first telling."""
+        values: dict[Point, list[float]] = {}
+        for observation in self.observations:
+            values.setdefault(observation.point, []).append(observation.value)
+        return {point: math.fsum(of_point) / len(of_point) for point, of_point in values.items()}
+
+
+class Sampler(ABC):
+    """Proposes points; larger values are better.
+
+    Args:
+        space: the designs.
+        seed: with the history it decides every proposal.
+        options: the sampler's own options.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int, options: Options) -> None:
+        self.space = space
+        self.seed = seed
+        self.options = options
+        self.history = History()
+
+    def ask(self, pending: Sequence[Point] = ()) -> Point:
+        """The next point to evaluate.
+
+        Args:
+            pending: points under way; none of them is proposed while a design without a result is left.
+
+        Raises:
+            ValueError: if a pending point lies outside the space.
+        """
+        for point in pending:
+            self._require(point)
+        return self._propose(list(pending), self._rng(pending))
+
+    def tell(self, point: Point, value: float, stderr: float | None = None) -> None:
+        """Report a result; the point need not have been asked for. A value that is not finite counts as a failure.
+
+        Args:
+            point: what was evaluated.
+            value: the objective.
+            stderr: its standard error, where known.
+
+        Raises:
+            ValueError: if the point lies outside the space.
+        """
+        if not math.isfinite(value):
+            self.tell_failed(point, f"the objective is {value}")
+            return
+        known = stderr if stderr is not None and math.isfinite(stderr) else None
+        self._require(point)
+        self._record(Observation(point, float(value), known))
+
+    def tell_failed(self, point: Point, reason: str) -> None:
+        """Report that a point gave no value; it is not proposed again while others are left.
+
+        Raises:
+            ValueError: if the point lies outside the space.
+        """
+        self._require(point)
+        self._record_failure(point, reason)
+
+    def best(self) -> Point:
+        """The recommended point among the evaluated ones.
+
+        Raises:
+            ValueError: if no value was told yet.
+        """
+        if not self.history.observations:
+            raise ValueError("there is no best point yet: tell the sampler at least one value first")
+        return self._recommend()
+
+    @abstractmethod
+    def _propose(self, pending: list[Point], rng: np.random.Generator) -> Point:
+        """The next point; `rng` is the only randomness it may use."""
+
+    def _recommend(self) -> Point:
+        """By default the point with the best mean value."""
+        means = self.history.means()
+        return max(means, key=means.__getitem__)
+
+    def _record(self, observation: Observation) -> None:
+        self.history.observations.append(observation)
+
+    def _record_failure(self, point: Point, reason: str) -> None:
+        self.history.failures.append(point)
+
+    def _rng(self, pending: Sequence[Point]) -> np.random.Generator:
+        """A generator that depends on the seed, the number of results and the number of pending points alone."""
+        return np.random.default_rng([self.seed % 2**64, len(self.history), len(pending)])
+
+    def _require(self, point: Point) -> None:
+        if point not in self.space:
+            raise ValueError(f"{point} lies outside the search space")
+
+
+def unseen(space: SearchSpace, rng: np.random.Generator, seen: Iterable[Point], pending: Iterable[Point]) -> Point:
+    """A random design that was neither seen nor is pending; when there is none, one that is not pending, else any."""
+    pending = set(pending)
+    for taken in (pending | set(seen), pending):
+        if len(taken) < space.size:
+            return _outside(space, rng, taken)
+    return space.sample(rng)
+
+
+def _outside(space: SearchSpace, rng: np.random.Generator, taken: set[Point]) -> Point:
+    for _ in range(100):
+        point = space.sample(rng)
+        if point not in taken:
+            return point
+    # Nearly everything is taken, so the space is small enough to be walked through.
+    return next(point for point in space.points() if point not in taken)
+
+
+def spread(space: SearchSpace, seed: int, count: int) -> list[Point]:
+    """`count` random designs in which every bit is 0 and 1, and every level occurs, equally often (±1)."""
+    rng = np.random.default_rng([seed % 2**64, _STREAM])
+    sizes = [2] * space.bits + [len(levels) for levels in space.weights.values()]
+    columns = [rng.permutation((np.arange(count) + rng.integers(size)) % size) for size in sizes]
+    return [space.decode(row) for row in np.stack(columns, axis=1)]
+
+
+_STREAM = int.from_bytes(hashlib.sha256(b"start design").digest()[:4], "big")
+"""Keeps the start designs' random stream apart from that of the proposals."""

@@ -1,0 +1,128 @@
+"""Covariances over architectures: one per idea of what an adapter's effect may look like.
+
+Notation: d bits, L layers, S slots, W loss weights that have more than one level.
+x encodes a point (`SearchSpace.encode`), z = 1 - 2x in {-1, +1}^d are its bits, λ its level indices.
+Every component k(x, x') has mean diagonal 1 over uniformly drawn points, so that weights of components compare.
+
+| component | k(x, x') |
+|---|---|
+| linear | z·z'/d |
+| smooth-ℓ | Σ_slots z_s' C z'_s / d, C_ij = exp(-(i-j)²/2ℓ²) over depth |
+| neighbours | mean over pairs of bits in the same or adjacent layers of z_i z_j z'_i z'_j |
+| pairs | ((z·z')² - d) / (d(d-1)), every pair of bits |
+| hamming-r | exp(-r h/d), h bits differ |
+| weights | mean over λ of ρ = exp(-(λ-λ')²/(2·1.5²)) |
+
+Loss weights modulate: ½(1+ρ) on the linear parts (the i-th weight on the i-th slot, their mean on the others'),
+the product of all ρ on the Hamming parts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from darec_search.space import SearchSpace
+
+DEPTH_SCALES = (1.5, 5.0)
+HAMMING_RATES = (2.0, 6.0)
+LEVEL_SCALE = 1.5
+
+
+class StructuredKernels:
+    """The B components of a space.
+
+    Args:
+        space: gives d, L, S and the levels. Components that coincide on a small space are left out.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._layers, self._slots, self._d = space.layers, space.slots, space.bits
+        self._free = [i for i, levels in enumerate(space.weights.values()) if len(levels) > 1]
+        depth = torch.arange(space.layers, dtype=torch.float64)
+        squared = (depth[:, None] - depth) ** 2
+        scales = DEPTH_SCALES if space.layers > 1 else ()
+        smooth = [torch.exp(-squared / (2 * scale**2)) for scale in scales]
+        self._depth_cll = torch.stack([torch.eye(space.layers, dtype=torch.float64), *smooth])
+        pairs = itertools.combinations(range(space.bits), 2)
+        near = [(i, j) for i, j in pairs if j // space.slots - i // space.slots <= 1]
+        self._near = torch.tensor(near, dtype=torch.long).reshape(-1, 2).T
+        self.names = ["linear", *(f"smooth-{scale:g}" for scale in scales)]
+        self.names += ["neighbours", "pairs"] if space.bits > 1 else []
+        self.names += [f"hamming-{rate:g}" for rate in HAMMING_RATES]
+        self.names += ["weights"] if self._free else []
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def gram(self, left_nd: Tensor, right_md: Tensor) -> Tensor:
+        """Every component between two sets of encoded points: [B, n, m], float64."""
+        left_z, right_z = 1 - 2 * left_nd[:, : self._d], 1 - 2 * right_md[:, : self._d]
+        rho_wnm = self._level_correlations(left_nd[:, self._d :], right_md[:, self._d :])
+        inner = left_z @ right_z.T
+        parts = list(self._linear(left_z, right_z, rho_wnm))
+        if self._d > 1:
+            near = self._near_products(left_z) @ self._near_products(right_z).T / self._near.shape[1]
+            parts += [near, (inner**2 - self._d) / (self._d * (self._d - 1))]
+        differing = (self._d - inner) / (2 * self._d)
+        together = rho_wnm.prod(0) if len(rho_wnm) else 1.0
+        parts += [torch.exp(-rate * differing) * together for rate in HAMMING_RATES]
+        parts += [rho_wnm.mean(0)] if len(rho_wnm) else []
+        return torch.stack(parts)
+
+    def diagonal(self, points_nd: Tensor) -> Tensor:
+        """k(x, x) of every component: [B, n]. It differs from 1 for the smooth ones alone."""
+        z_snl = self._by_slot(1 - 2 * points_nd[:, : self._d])
+        smooth = torch.einsum("snl,clm,snm->cn", z_snl, self._depth_cll, z_snl) / self._d
+        ones = torch.ones(len(self) - len(smooth), len(points_nd), dtype=torch.float64)
+        return torch.cat([smooth, ones])
+
+    def _linear(self, left_z: Tensor, right_z: Tensor, rho_wnm: Tensor) -> Tensor:
+        """Linear and smooth parts [1 + scales, n, m], each slot's share modulated by the loss weights."""
+        left_csnl = self._by_slot(left_z) @ self._depth_cll[:, None]
+        gram_csnm = left_csnl @ self._by_slot(right_z).transpose(-1, -2) / self._d
+        if not len(rho_wnm):
+            return gram_csnm.sum(1)
+        own = {weight: rho for weight, rho in zip(self._free, rho_wnm, strict=True) if weight < self._slots}
+        modulation = torch.stack([own.get(slot, rho_wnm.mean(0)) for slot in range(self._slots)])
+        return (gram_csnm * (1 + modulation) / 2).sum(1)
+
+    def _by_slot(self, z_nd: Tensor) -> Tensor:
+        return z_nd.reshape(-1, self._layers, self._slots).permute(2, 0, 1)
+
+    def _near_products(self, z_nd: Tensor) -> Tensor:
+        return z_nd[:, self._near[0]] * z_nd[:, self._near[1]]
+
+    def _level_correlations(self, left_nw: Tensor, right_mw: Tensor) -> Tensor:
+        """ρ of every free loss weight, [W, n, m]."""
+        steps = left_nw[:, None, self._free] - right_mw[None, :, self._free]
+        return torch.exp(-(steps**2) / (2 * LEVEL_SCALE**2)).permute(2, 0, 1)
+
+
+def bank(components: int, size: int, noise: tuple[float, float], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A fixed bank of hyperparameters: component weightings and noise ratios.
+
+    A third of the weightings lie near a corner (one component explains nearly all), one is uniform, the others are
+    Dirichlet(½); noise ratios are log-uniform and stratified.
+
+    Args:
+        components: B.
+        size: number M of bank entries.
+        noise: range of the noise variance over the signal's amplitude.
+        generator: fixes the draw.
+
+    Returns:
+        weightings [M, B], rows sum to 1; noise ratios [M].
+    """
+    gammas = torch.randn(size, components, generator=generator, dtype=torch.float64) ** 2  # ∝ Gamma(½)
+    weightings = gammas / gammas.sum(1, keepdim=True)
+    corners = min(size - 1, max(components, size // 3))
+    corner = torch.eye(components, dtype=torch.float64)[torch.arange(corners) % components]
+    weightings[:corners] = 0.85 * corner + 0.15 * weightings[:corners]
+    weightings[corners] = 1 / components
+    low, high = (math.log(bound) for bound in noise)
+    strata = torch.randperm(size, generator=generator) + torch.rand(size, generator=generator, dtype=torch.float64)
+    return weightings, torch.exp(low + (high - low) * strata / size)

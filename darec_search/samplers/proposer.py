@@ -1,0 +1,95 @@
+"""From results to the next design: surrogate, acquisition and optimiser in one pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from darec_search.samplers.acquisition import MixtureLogEI
+from darec_search.samplers.base import Observation
+from darec_search.samplers.kernels import StructuredKernels, bank
+from darec_search.samplers.prob_reparam import ProbabilisticReparameterization
+from darec_search.samplers.surrogate import Data, StructuredMixture
+from darec_search.space import Point, SearchSpace
+
+_BANK_SEED = 20_24
+
+
+@dataclass(frozen=True)
+class Proposer:
+    """Bayesian optimisation over one space, without state.
+
+    Args:
+        space: the designs.
+        bank_size: M, hyperparameter settings that are weighed against each other.
+        noise: range of noise variance over signal amplitude in the bank.
+        optimizer: of the acquisition; by default probabilistic reparameterisation.
+    """
+
+    space: SearchSpace
+    bank_size: int = 256
+    noise: tuple[float, float] = (0.01, 3.0)
+    optimizer: ProbabilisticReparameterization = field(init=False)
+    _kernels: StructuredKernels = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "optimizer", ProbabilisticReparameterization(self.space))
+        object.__setattr__(self, "_kernels", StructuredKernels(self.space))
+
+    def model(self, observations: Sequence[Observation]) -> StructuredMixture:
+        """The surrogate of at least one observation; their order does not matter."""
+        observations = sorted(observations, key=lambda o: (tuple(self.space.encode(o.point)), o.value))
+        generator = torch.Generator().manual_seed(_BANK_SEED)
+        weightings, noise = bank(len(self._kernels), self.bank_size, self.noise, generator)
+        y = torch.tensor([observation.value for observation in observations], dtype=torch.float64)
+        data = Data.of(self.encode([o.point for o in observations]), y, [o.stderr for o in observations])
+        return StructuredMixture(self._kernels, data, weightings, noise)
+
+    def propose(
+        self,
+        observations: Sequence[Observation],
+        failures: Sequence[Point],
+        pending: Sequence[Point],
+        rng: np.random.Generator,
+    ) -> Point | None:
+        """The design with the best acquisition value that has no result and is not under way; None when none is left.
+
+        Args:
+            observations: at least one.
+            failures: designs without a value, not proposed again.
+            pending: designs under way.
+            rng: for the optimiser.
+        """
+        model = self.model(observations)
+        told = torch.unique(self.encode([observation.point for observation in observations]), dim=0)
+        centres = self._centres(told, model.mean(told), rng)
+        model.pending(self.encode(list(dict.fromkeys(pending))))
+        acquisition = MixtureLogEI(model, max(observation.value for observation in observations))
+        exclude = self.encode([o.point for o in observations] + [*failures, *pending])
+        with torch.no_grad():
+            candidates, _ = self.optimizer.optimize(acquisition.values, rng, centres, exclude)
+        return self.space.decode(candidates[0].numpy()) if len(candidates) else None
+
+    def best(self, observations: Sequence[Observation]) -> Point:
+        """The evaluated design with the highest posterior mean."""
+        points = list(dict.fromkeys(observation.point for observation in observations))
+        means = self.model(observations).mean(self.encode(points))
+        return points[int(means.round(decimals=9).argmax())]
+
+    def encode(self, points: Sequence[Point]) -> Tensor:
+        """[n, D] float64."""
+        width = self.space.bits + len(self.space.weights)
+        rows = [self.space.encode(point) for point in points]
+        return torch.from_numpy(np.array(rows, dtype=np.float64).reshape(-1, width))
+
+    def _centres(self, told: Tensor, means: Tensor, rng: np.random.Generator) -> Tensor:
+        """Where the optimiser starts: the four best designs by posterior mean, and one mutant of each."""
+        order = torch.sort(means.round(decimals=9), descending=True, stable=True).indices
+        best = told[order[:4]]
+        drawn = self.encode([self.space.sample(rng) for _ in range(len(best))])
+        redrawn = torch.from_numpy(rng.random(best.shape)) < 0.2
+        return torch.cat([best, torch.where(redrawn, drawn, best)])

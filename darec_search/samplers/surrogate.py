@@ -1,0 +1,204 @@
+"""The model of the objective: a mixture of Gaussian processes over a bank of structured kernels.
+
+Notation: n observations y (standardised), M bank entries, C kept components, B kernels.
+K = 1 + Σ_b w_b k_b + ν diag(r): a constant, a weighting w and a noise ratio ν from the bank; r is 1, or a known
+standard error's square relative to the others'. With an inverse-gamma(1, 1) amplitude σ² integrated out (Rasmussen &
+Williams 2006, ch. 2; the marginal is a Student t), an entry's score is
+
+    log p(y | w, ν) = -(n+2)/2 · log(yᵀK⁻¹y + 2) - ½ log|K| + const
+
+and its amplitude is (yᵀK⁻¹y + 2) / (n + 2). No hyperparameter is fitted by gradients: with few noisy points the average
+over a bank is steadier than any maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from botorch.models.model import Model
+from botorch.posteriors.gpytorch import GPyTorchPosterior
+from gpytorch.distributions import MultivariateNormal
+from torch import Tensor
+
+from darec_search.samplers.kernels import StructuredKernels
+
+_SCORED_AT_MOST = 200
+"""Observations on which the bank is scored: scoring is cubic in them and M-fold."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Observations in encoded form.
+
+    Args:
+        x: [n, D] encoded points.
+        y: [n] values, larger is better.
+        noise_scale: [n] noise variance of each relative to the typical one.
+    """
+
+    x: Tensor
+    y: Tensor
+    noise_scale: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, stderr: Sequence[float | None]) -> Data:
+        """Build it from standard errors, None where unknown; their median is the typical one."""
+        known = torch.tensor([s if s is not None and s > 0 else float("nan") for s in stderr], dtype=torch.float64)
+        relative = (known / known.nanmedian()) ** 2
+        return cls(x, y, relative.nan_to_num(1.0).clamp(0.05, 20.0))
+
+
+class StructuredMixture(Model):
+    """A BoTorch model whose posterior has one Gaussian per kept bank entry, with weights.
+
+    Args:
+        kernels: the components of the space.
+        data: observations, at least one.
+        weightings: [M, B] bank of component weightings.
+        noise: [M] noise ratio of each.
+        keep: entries kept, best first, at most M.
+    """
+
+    def __init__(
+        self, kernels: StructuredKernels, data: Data, weightings: Tensor, noise: Tensor, keep: int = 12
+    ) -> None:
+        super().__init__()
+        self._kernels = kernels
+        self._mean = data.y.mean()
+        spread = data.y.std(correction=0)
+        self._spread = spread if spread > 1e-12 * max(1.0, float(data.y.abs().max())) else torch.ones_like(spread)
+        scores = _scores(kernels, self._thinned(data), weightings, noise)
+        kept = torch.sort(scores, descending=True, stable=True).indices[:keep]
+        self.weights = torch.softmax(scores[kept], 0)
+        self.weightings, self.noise = weightings[kept], noise[kept]
+        self._condition(data.x, self._standardise(data.y), data.noise_scale)
+
+    def _condition(self, x: Tensor, y: Tensor, noise_scale: Tensor) -> None:
+        self._x, self._noise_scale = x, noise_scale
+        self._cholesky = _cholesky(self._kernels.gram(x, x), self.weightings, self.noise, noise_scale)
+        self._alpha = torch.cholesky_solve(y[:, None].expand(len(self.weights), -1, 1), self._cholesky)[..., 0]
+        self._amplitude = ((self._alpha @ y) + 2) / (len(y) + 2)
+        identity = torch.eye(len(x), dtype=torch.float64)
+        self._inverse = torch.linalg.solve_triangular(self._cholesky, identity, upper=False)
+
+    def _standardise(self, y: Tensor) -> Tensor:
+        return (y - self._mean) / self._spread
+
+    @staticmethod
+    def _thinned(data: Data) -> tuple[Tensor, Tensor, Tensor]:
+        keep = torch.linspace(0, len(data.y) - 1, min(len(data.y), _SCORED_AT_MOST)).round().long()
+        y = data.y[keep]
+        spread = y.std(correction=0)
+        y = (y - y.mean()) / (spread if spread > 0 else 1.0)
+        return data.x[keep], y, data.noise_scale[keep]
+
+    @property
+    def num_outputs(self) -> int:
+        """One objective."""
+        return 1
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """No batch of models: the mixture is inside the posterior."""
+        return torch.Size([])
+
+    def pending(self, x: Tensor) -> None:
+        """Take designs under way into account: each is believed to end at its posterior mean.
+
+        A Gaussian process's mean does not move when it is told its own mean, so only the variances shrink.
+        """
+        if not len(x):
+            return
+        count = len(x)
+        alpha, amplitude = self._alpha, self._amplitude
+        noise_scale = torch.cat([self._noise_scale, torch.ones(count, dtype=torch.float64)])
+        self._condition(torch.cat([self._x, x]), torch.zeros(len(noise_scale), dtype=torch.float64), noise_scale)
+        self._alpha = torch.cat([alpha, torch.zeros(len(alpha), count, dtype=torch.float64)], dim=1)
+        self._amplitude = amplitude
+
+    def marginals(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and variance of f at each point, per component.
+
+        Args:
+            x: [m, D] encoded points.
+
+        Returns:
+            means [C, m] and variances [C, m], in the objective's units.
+        """
+        cross = _combine(self._kernels.gram(self._x, x), self.weightings)
+        prior = 1 + self.weightings @ self._kernels.diagonal(x)
+        mean = torch.einsum("cnm,cn->cm", cross, self._alpha)
+        explained = (self._inverse @ cross).square().sum(1)
+        variance = (prior - explained).clamp_min(1e-10) * self._amplitude[:, None]
+        return self._mean + self._spread * mean, self._spread**2 * variance
+
+    def mean(self, x: Tensor) -> Tensor:
+        """[m] posterior mean of the mixture."""
+        return self.weights @ self.marginals(x)[0]
+
+    def posterior(
+        self,
+        X: Tensor,
+        output_indices: list[int] | None = None,
+        observation_noise: bool | Tensor = False,
+        posterior_transform: Any = None,
+    ) -> GPyTorchPosterior:
+        """Joint posterior of f per component, BoTorch's interface.
+
+        Args:
+            X: [batch…, q, D] encoded points.
+            output_indices: there is one output, so this changes nothing.
+            observation_noise: add the noise of a new observation.
+            posterior_transform: applied to the posterior when given.
+
+        Returns:
+            a posterior of shape [batch…, C, q, 1]; `weights` [C] weighs the components.
+        """
+        *batch, q, size = X.shape
+        flat = X.reshape(-1, size)
+        means, _ = self.marginals(flat)
+        covariance = self._joint(X.reshape(-1, q, size))
+        if observation_noise:
+            noise = self.noise * self._amplitude * self._spread**2
+            covariance = covariance + noise[:, None, None] * torch.eye(q, dtype=torch.float64)
+        mean = means.reshape(len(self.weights), -1, q).transpose(0, 1).reshape(*batch, len(self.weights), q)
+        normal = MultivariateNormal(mean, covariance.reshape(*batch, len(self.weights), q, q))
+        posterior = GPyTorchPosterior(normal)
+        return posterior if posterior_transform is None else posterior_transform(posterior)
+
+    def _joint(self, x_bqd: Tensor) -> Tensor:
+        """[b, C, q, q] posterior covariance of f, b sets of q points."""
+        sets = []
+        for x in x_bqd:
+            projected = self._inverse @ _combine(self._kernels.gram(self._x, x), self.weightings)
+            prior = _combine(self._kernels.gram(x, x), self.weightings)
+            covariance = (prior - projected.transpose(-1, -2) @ projected) * self._amplitude[:, None, None]
+            sets.append(covariance * self._spread**2)
+        return torch.stack(sets)
+
+
+def _combine(gram_bnm: Tensor, weightings_cb: Tensor) -> Tensor:
+    """1 + Σ_b w_b k_b for every weighting: [C, n, m]."""
+    return 1 + (weightings_cb @ gram_bnm.flatten(1)).reshape(-1, *gram_bnm.shape[1:])
+
+
+def _cholesky(gram_bnn: Tensor, weightings: Tensor, noise: Tensor, noise_scale: Tensor) -> Tensor:
+    """Cholesky factors [C, n, n] of K. The noise keeps K well conditioned."""
+    covariance = _combine(gram_bnn, weightings)
+    covariance.diagonal(dim1=-2, dim2=-1).add_(noise[:, None] * noise_scale)
+    return torch.linalg.cholesky(covariance)
+
+
+def _scores(
+    kernels: StructuredKernels, data: tuple[Tensor, Tensor, Tensor], weightings: Tensor, noise: Tensor
+) -> Tensor:
+    """[M] log marginal likelihoods with the amplitude integrated out."""
+    x, y, noise_scale = data
+    factor = _cholesky(kernels.gram(x, x), weightings, noise, noise_scale)
+    whitened = torch.linalg.solve_triangular(factor, y[:, None].expand(len(noise), -1, 1), upper=False)
+    fit = whitened.square().sum((1, 2))
+    half_log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(1)
+    return -(len(y) + 2) / 2 * torch.log(fit + 2) - half_log_det
