@@ -35,7 +35,7 @@ logging.disable(_disabled)
 set_ax_logger_levels(logging.WARNING)
 
 OBJECTIVE = "objective"
-_Parameters = dict[str, int | float | str | bool]
+_Parameters = dict[str, Any]
 
 
 class AxBayesOptions(Options):
@@ -113,6 +113,7 @@ class _Node(ExternalGenerationNode):
         self._proposer, self._space, self._start = proposer, proposer.space, start
         self._observations: list[Observation] = []
         self._failures: list[Point] = []
+        self._dropped: set[Point] = set()
 
     def update_generator_state(self, experiment: Experiment, data: Data) -> None:
         """Read the results out of the experiment."""
@@ -122,12 +123,16 @@ class _Node(ExternalGenerationNode):
         self._observations = [
             Observation(points[index], float(mean), None if np.isnan(sem) else float(sem)) for index, mean, sem in rows
         ]
-        failed = experiment.trial_indices_by_status[TrialStatus.FAILED]
-        self._failures = [points[index] for index in sorted(failed)]
+        indices = experiment.trial_indices_by_status
+        self._failures = [points[index] for index in sorted(indices[TrialStatus.FAILED])]
+        running = {points[index] for index in indices[TrialStatus.RUNNING]}
+        self._dropped = {points[index] for index in indices[TrialStatus.ABANDONED]} - running
 
     def get_next_candidate(self, pending_parameters: list[_Parameters]) -> _Parameters:
         """The next design as Ax parameters."""
         pending = [_point(self._space, parameters) for parameters in pending_parameters]
+        # Ax counts abandoned trials as pending; nobody runs them any more, so they may be proposed again.
+        pending = [point for point in pending if point not in self._dropped]
         return _parameters(self._space, self._next(pending))
 
     def _next(self, pending: list[Point]) -> Point:

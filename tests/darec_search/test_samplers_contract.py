@@ -1,0 +1,202 @@
+"""What every registered sampler promises, whatever its method."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from darec_search.samplers import SAMPLERS, create
+from darec_search.samplers.base import Sampler
+from darec_search.space import Point, SearchSpace
+from trainer.errors import BadInput
+
+SPACES = {
+    "bits": SearchSpace(4),
+    "one_layer": SearchSpace(1),
+    "weights": SearchSpace(2, weights={"align": [0.1, 0.5, 1.0], "collaborative": [0.5]}),
+    "two_points": SearchSpace(1, slots=1),
+}
+Result = tuple[Point, float | None]
+
+
+@pytest.fixture(params=list(SAMPLERS))
+def make(request: pytest.FixtureRequest) -> Callable[[SearchSpace, int], Sampler]:
+    return lambda space, seed: create(request.param, space, seed)
+
+
+@pytest.fixture(params=list(SPACES))
+def space(request: pytest.FixtureRequest) -> SearchSpace:
+    return SPACES[request.param]
+
+
+def objective(point: Point) -> float:
+    return sum(point.bits[::3]) - 0.5 * sum(point.bits[1::3]) + sum(point.weights.values()) + 0.02 * point.bits[-1]
+
+
+def replay(sampler: Sampler, results: Sequence[Result]) -> Sampler:
+    for point, value in results:
+        if value is None:
+            sampler.tell_failed(point, "out of memory")
+        else:
+            sampler.tell(point, value)
+    return sampler
+
+
+def drawn(space: SearchSpace, count: int, seed: int = 0) -> list[Result]:
+    rng = np.random.default_rng(seed)
+    points = [space.sample(rng) for _ in range(count)]
+    return [(point, None if i % 5 == 4 else objective(point) + 0.1 * rng.normal()) for i, point in enumerate(points)]
+
+
+def test_proposals_lie_in_the_space_and_none_is_in_flight_twice(
+    make: Callable[..., Sampler], space: SearchSpace
+) -> None:
+    sampler, seen, running = make(space, 0), set[Point](), list[Point]()
+    for _ in range(14):
+        while len(running) < 3:
+            point = sampler.ask(pending=running)
+            assert point in space
+            if len(seen | set(running)) < space.size:
+                assert point not in running
+                assert point not in seen
+            running.append(point)
+        point = running.pop(1)
+        seen.add(point)
+        sampler.tell(point, objective(point))
+    assert sampler.best() in seen
+
+
+def test_all_designs_are_tried_before_any_repeats(make: Callable[..., Sampler]) -> None:
+    space = SearchSpace(1)
+    sampler, asked = make(space, 3), []
+    for _ in range(space.size):
+        asked.append(sampler.ask())
+        sampler.tell(asked[-1], objective(asked[-1]))
+    assert len(set(asked)) == space.size
+    assert sampler.ask() in space
+    assert sampler.ask(pending=list(space.points())) in space
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 14])
+def test_replayed_results_give_the_same_next_point(
+    make: Callable[..., Sampler], space: SearchSpace, count: int
+) -> None:
+    results = drawn(space, count)
+    pending = [space.sample(np.random.default_rng(9))]
+    lived = make(space, 1)
+    for point, value in results:
+        lived.ask()  # what was asked and never told leaves no trace
+        replay(lived, [(point, value)])
+    fresh = replay(make(space, 1), results)
+    assert lived.ask(pending) == fresh.ask(pending)
+    assert lived.ask(pending) == fresh.ask(pending)
+    if any(value is not None for _, value in results):
+        assert lived.best() == fresh.best()
+
+
+def test_the_seed_matters(make: Callable[..., Sampler]) -> None:
+    assert len({make(SPACES["bits"], seed).ask() for seed in range(6)}) > 1
+
+
+def _numpy_state() -> np.ndarray:
+    return np.array(np.random.get_state()[1])  # noqa: NPY002 - the global state is what is watched
+
+
+def test_global_random_state_and_threads_are_left_alone(make: Callable[..., Sampler]) -> None:
+    space = SPACES["weights"]
+    sampler = replay(make(space, 0), drawn(space, 12))
+    before, threads, numbers = torch.get_rng_state(), torch.get_num_threads(), _numpy_state()
+    first = sampler.ask()
+    torch.manual_seed(123)
+    disturbed = torch.get_rng_state()
+    assert sampler.ask() == first
+    assert torch.equal(torch.get_rng_state(), disturbed)
+    torch.set_rng_state(before)
+    assert torch.get_num_threads() == threads
+    assert np.array_equal(_numpy_state(), numbers)
+
+
+def test_failures_and_nan_teach_and_never_win(make: Callable[..., Sampler], space: SearchSpace) -> None:
+    sampler = make(space, 0)
+    failed = [space.sample(np.random.default_rng(seed)) for seed in range(8)]
+    for i, point in enumerate(failed):
+        if i % 2:
+            sampler.tell(point, math.nan)
+        else:
+            sampler.tell_failed(point, "diverged")
+    proposal = sampler.ask()
+    assert proposal in space
+    if len(set(failed)) < space.size:
+        assert proposal not in failed
+    with pytest.raises(ValueError, match="no best point"):
+        sampler.best()
+    sampler.tell(proposal, -5.0)
+    assert sampler.best() == proposal
+    assert sampler.ask() in space
+
+
+def test_constant_and_single_values_are_fine(make: Callable[..., Sampler], space: SearchSpace) -> None:
+    sampler = make(space, 0)
+    for _ in range(12):
+        point = sampler.ask()
+        sampler.tell(point, 0.25, stderr=0.0)
+        assert sampler.best() in space
+    assert sampler.ask() in space
+
+
+def test_results_nobody_asked_for_are_used(make: Callable[..., Sampler]) -> None:
+    """A λ grid at one architecture, told before the first question."""
+    space = SPACES["weights"]
+    sampler = make(space, 0)
+    for level in (0.1, 0.5, 1.0):
+        sampler.tell(Point((0,) * 6, {"align": level, "collaborative": 0.5}), level)
+    assert sampler.best().weights["align"] == 1.0
+    asked = [sampler.ask()]
+    for _ in range(3):
+        sampler.tell(asked[-1], objective(asked[-1]))
+        asked.append(sampler.ask())
+    assert len({point.bits for point in asked} | {(0,) * 6}) > 2
+
+
+def test_repeats_count_as_evidence(make: Callable[..., Sampler]) -> None:
+    space = SPACES["bits"]
+    good, lucky = Point((1,) * 12), Point((0,) * 12)
+    sampler = make(space, 0)
+    for value in (1.0, 1.1, 0.9, 1.0, 1.05):
+        sampler.tell(good, value)
+    for value in (1.3, -0.5, -0.6, -0.4):
+        sampler.tell(lucky, value)
+    assert sampler.best() == good
+
+
+def test_huge_and_tiny_values_do_not_break_it(make: Callable[..., Sampler]) -> None:
+    space = SPACES["bits"]
+    for scale in (1e-9, 1e9):
+        sampler = make(space, 0)
+        for point, value in drawn(space, 12):
+            if value is not None:
+                sampler.tell(point, 5 * scale + scale * value)
+        assert sampler.ask() in space
+
+
+def test_points_outside_the_space_are_refused(make: Callable[..., Sampler]) -> None:
+    sampler, stranger = make(SPACES["bits"], 0), Point((0, 1, 0))
+    for call in (
+        lambda: sampler.tell(stranger, 1.0),
+        lambda: sampler.tell_failed(stranger, "x"),
+        lambda: sampler.ask(pending=[stranger]),
+    ):
+        with pytest.raises(ValueError, match="outside"):
+            call()
+
+
+def test_unknown_names_and_options_are_bad_input(make: Callable[..., Sampler]) -> None:
+    with pytest.raises(BadInput, match=r"search\.sampler: 'annealing'.*ax_bayes"):
+        create("annealing", SPACES["bits"], 0)
+    for name in SAMPLERS:
+        with pytest.raises(BadInput, match=r"search\.sampler_options\.colour"):
+            create(name, SPACES["bits"], 0, colour="red")
+    with pytest.raises(BadInput, match=r"search\.sampler_options\.start"):
+        create("ax_bayes", SPACES["bits"], 0, start=0)
