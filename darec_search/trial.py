@@ -40,6 +40,11 @@ class TrialSpec(Section):
         """The design under trial."""
         return Point(self.bits, self.weights)
 
+    @property
+    def keeps_model(self) -> bool:
+        """Whether the trained model is wanted, not only its metrics."""
+        return self.stage == "full"
+
 
 def make_spec(
     study: str, number: int, stage: Stage, point: Point, seed: int, fidelity: Fidelity, arm: str | None = None

@@ -39,6 +39,8 @@ class Job(TypedDict):
     folder: str
     """Where checkpoint, curve and result.json go; the same path on every node."""
     time_limit_s: float
+    keep_model: bool
+    """Leave the best checkpoint's tensors in the folder."""
     attempt: int
     """1 for the first worker that gets the run."""
 
@@ -72,6 +74,7 @@ def lane_worker(config: LaneConfig) -> None:
                 on_row=partial(exchange.row.remote, job["id"]),
                 worker=worker,
                 device=device,
+                keep_model=job["keep_model"],
                 attempts=job["attempt"],
             )
         ray.get(exchange.done.remote(job["id"], worker, result.model_dump(mode="json")))

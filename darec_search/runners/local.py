@@ -38,6 +38,7 @@ class LocalRunner(Runner):
             warm=self._warm,
             on_row=lambda row: events.append(RowEvent(spec.id, row)),
             worker="local",
+            keep_model=spec.keeps_model,
         )
         return [*events, DoneEvent(spec.id, result)]
 
