@@ -1,0 +1,19 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """The folder of real datasets; tests that use it carry the marker `realdata`."""
+    folder = Path(os.environ.get("DAREC_SEARCH_DATA", _BESIDE_THE_REPOSITORY))
+    if not folder.is_dir():
+        pytest.skip(f"no real datasets in {folder}; set DAREC_SEARCH_DATA to their folder")
+    return folder

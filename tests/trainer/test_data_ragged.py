@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.data.ragged import Ragged
+
+rows_of_integers = st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=5), max_size=6)
+
+
+def as_lists(ragged: Ragged) -> list[list[int]]:
+    return [row.tolist() for row in ragged]
+
+
+@given(rows_of_integers)
+def test_rows_come_back_as_they_went_in(rows):
+    ragged = Ragged.from_rows(rows)
+    assert as_lists(ragged) == rows
+    assert ragged.lengths.tolist() == [len(row) for row in rows]
+    assert ragged.row_of_value.tolist() == [index for index, row in enumerate(rows) for _ in row]
+    assert ragged.values.dtype == np.int32
+    assert ragged.offsets.dtype == np.int64
+
+
+@settings(max_examples=20)
+@given(rows=rows_of_integers)
+def test_save_and_load(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("ragged") / "rows.parquet"
+    Ragged.from_rows(rows).save(path)
+    assert as_lists(Ragged.load(path)) == rows
+
+
+@given(rows_of_integers.filter(bool), st.data())
+def test_take_picks_rows_in_the_order_asked(rows, data):
+    picks = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8))
+    taken = Ragged.from_rows(rows).take(np.array(picks, np.int64))
+    assert as_lists(taken) == [rows[pick] for pick in picks]
+
+
+@given(rows_of_integers)
+def test_append_puts_one_value_at_each_end(rows):
+    column = np.arange(len(rows), dtype=np.int32)
+    assert as_lists(Ragged.from_rows(rows).append(column)) == [
+        [*row, end] for row, end in zip(rows, column, strict=True)
+    ]
+
+
+def test_a_row_outside_is_an_error():
+    ragged = Ragged.from_rows([[1], [2, 3]])
+    assert ragged[-1].tolist() == [2, 3]
+    with pytest.raises(IndexError):
+        ragged[2]
