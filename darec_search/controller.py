@@ -96,14 +96,19 @@ def stopping_on_signals() -> Iterator[None]:
         yield
         return
 
+    received: list[str] = []
+
     def stop(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number).name)
         for name in handlers:
             signal.signal(name, signal.SIG_DFL)
-        raise Stopped(signal.Signals(number).name)
+        raise Stopped(received[0])
 
     handlers = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except KeyboardInterrupt:  # compiled code, such as Ray's, raises one of its own instead of what the handler raised
+        raise Stopped(received[0] if received else "SIGINT") from None
     finally:
         for name, handler in handlers.items():
             signal.signal(name, handler)

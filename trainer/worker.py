@@ -11,21 +11,24 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
 import ray
+import ray.exceptions
 import ray.train
 import ray.train.torch
 import torch
 
 from trainer.config import RunConfig
+from trainer.training.result import Row
 from trainer.training.run import run
 from trainer.training.warm import Warm
 
 _POLL_S = 30.0
+_REPORT_S = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +74,7 @@ def lane_worker(config: LaneConfig) -> None:
                 RunConfig.model_validate(job["config"]),
                 Path(job["folder"]),
                 warm=warm,
-                on_row=partial(exchange.row.remote, job["id"]),
+                on_row=partial(_report, exchange, job["id"]),
                 worker=worker,
                 device=device,
                 keep_model=job["keep_model"],
@@ -115,6 +118,12 @@ def _take(exchange: Any, lane: str, worker: str) -> Job | None:
             logger.info("%s takes %s", worker, answer["job"]["id"])
             job: Job = answer["job"]
             return job
+
+
+def _report(exchange: Any, run_id: str, row: Row) -> None:
+    """Send a row and wait for it, since calls to the exchange may overtake each other; a row is not worth a run."""
+    with suppress(ray.exceptions.RayError):
+        ray.get(exchange.row.remote(run_id, row), timeout=_REPORT_S)
 
 
 def _worker_name(lane: str) -> str:

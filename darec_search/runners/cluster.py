@@ -21,6 +21,8 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # Lanes, Tune trials and controllers are more processes than CPUs; Ray warns of that on the terminal.
     "RAY_worker_maximum_startup_concurrency": "16",
+    # Tune's new output prints a table even when it is told to be silent.
+    "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # The study folder is the truth: Tune writes no logs and hardly any state of its own.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

@@ -11,7 +11,14 @@ WAIT = 0.05
 
 
 def job(folder: Path, name: str) -> Job:
-    return {"id": name, "config": {}, "folder": str(folder / name), "time_limit_s": 5.0, "keep_model": False, "attempt": 1}
+    return {
+        "id": name,
+        "config": {},
+        "folder": str(folder / name),
+        "time_limit_s": 5.0,
+        "keep_model": False,
+        "attempt": 1,
+    }
 
 
 def finished(folder: Path, name: str) -> RunResult:

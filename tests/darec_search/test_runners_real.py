@@ -1,0 +1,134 @@
+"""Real training through the runners: Ray Tune over Ray Train lanes, the final run, and killed processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+import real_studies
+from real_studies import real_study
+
+from darec_search import runners
+from darec_search.controller import search
+from darec_search.runners.base import DoneEvent, RowEvent
+from darec_search.runners.cluster import disconnect
+from darec_search.runners.final import run_final
+from darec_search.runners.lanes import lane_gaps
+from darec_search.trial import Fidelity, make_spec
+
+logger = logging.getLogger(__name__)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Data and cache of this file's studies; the Ray that the first of them starts serves all."""
+    yield tmp_path_factory.mktemp("real")
+    disconnect()
+
+
+def pid_of(worker: str) -> int:
+    """The process in a worker's name, `lane-0/pid-123@host`."""
+    return int(worker.split("pid-")[1].split("@")[0])
+
+
+def lane_pids() -> set[int]:
+    """Living processes of Ray Train workers under this one."""
+    children = psutil.Process().children(recursive=True)
+    return {child.pid for child in children if any("RayTrainWorker" in part for part in child.cmdline())}
+
+
+def test_trials_run_on_warm_lanes_and_survive_a_killed_worker(folder):
+    study = real_study(folder, "lanes", trials=8, epochs=3)
+    rows, killed = Counter(), []
+
+    def kill_a_worker_once(event):
+        rows.update([event.trial_id] * isinstance(event, RowEvent))
+        done = sum(trial.result is not None for trial in study.trials())
+        if not killed and done >= 4 and isinstance(event, RowEvent) and event.row["epoch"] < 3:
+            before = lane_pids()
+            killed.append(min(before))
+            os.kill(killed[0], signal.SIGKILL)
+
+    with runners.create(study) as runner:
+        assert runner.slots == 2
+        search(study, runner, kill_a_worker_once)
+        trials = study.trials()
+        assert {trial.status for trial in trials} == {"finished"}
+        assert len(trials) == 8
+        assert all(rows[trial.spec.id] >= 3 for trial in trials)
+        assert killed
+        assert sorted(trial.result.attempts for trial in trials) == [1] * 7 + [2]
+        again = next(trial.result for trial in trials if trial.result.attempts == 2)
+        assert pid_of(again.worker) != killed[0]
+        assert [row["epoch"] for row in again.curve] == [1, 2, 3]  # it went on from its checkpoint
+    gaps = lane_gaps(trials)
+    figures = " ".join(f"{gap:.3f}" for gap in gaps)
+    logger.warning("seconds from one trial's end to the next one's first step on a warm lane: %s", figures)
+    assert len(gaps) >= 3
+    assert sorted(gaps)[len(gaps) // 2] < 1.0
+
+
+def test_a_trial_beyond_its_time_limit_is_recorded_and_the_lane_goes_on(folder):
+    study = real_study(folder, "limit", resources={"lanes": 1, "trial_time_limit_s": 4})
+    design = study.space.decode([0] * study.space.bits)
+    short, endless = (
+        make_spec(study.id, number, "joint", design, 0, Fidelity(users_fraction=1, epochs=epochs))
+        for number, epochs in enumerate([1, 100_000])
+    )
+    ended = []
+    with runners.create(study) as runner:
+        for spec in (endless, short):
+            study.request(spec)
+            runner.submit(spec)
+        while len(ended) < 2:
+            ended += [event.result for event in runner.wait() if isinstance(event, DoneEvent)]
+    assert [result.status for result in ended] == ["timed_out", "finished"]
+    assert "most recent call first" in (study.trial_folder(endless.id) / "stacks.txt").read_text()
+    assert study.trial(endless.id).status == "timed_out"
+    assert not (study.trial_folder(short.id) / "stacks.txt").exists()
+
+
+def test_the_final_run_takes_two_workers(folder):
+    study = real_study(folder, "final", promotion={"num_workers": 2})
+    config = study.config.run_config("SPS-PPS", {}, 0, users_fraction=1.0, epochs=2)
+    result = run_final(study.config, config, study.folder / "final")
+    assert result.status == "finished"
+    assert len(result.curve) == 2
+    assert (study.folder / "final" / "model.safetensors").exists()
+    assert (study.folder / "final" / "result.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["local", "ray"])
+def test_a_killed_controller_resumes_without_loss_or_repetition(tmp_path, kind):
+    study = real_study(tmp_path, "study", resources={"runner": kind})
+    command = [sys.executable, real_studies.__file__, str(tmp_path), kind]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        done = 0
+        for line in first.stdout:
+            done += line.startswith("DoneEvent")
+            if done == 2 and line.startswith("RowEvent"):  # in the middle of a trial
+                break
+        first.kill()
+    finished = results(study.folder)
+    assert len(finished) >= 2
+    second = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert second.returncode == 0, second.stderr
+    ended = [line.split()[1] for line in second.stdout.splitlines() if line.startswith("DoneEvent")]
+    assert not set(ended) & set(finished)
+    trials = real_study(tmp_path, "study", resources={"runner": kind}).trials()
+    assert len(trials) == 4
+    assert {trial.status for trial in trials} == {"finished"}
+    assert finished.items() <= results(study.folder).items()
+
+
+def results(folder: Path) -> dict[str, int]:
+    """When each result was written, by trial."""
+    return {file.parent.name: file.stat().st_mtime_ns for file in folder.glob("trials/*/result.json")}
