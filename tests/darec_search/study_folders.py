@@ -109,13 +109,14 @@ def promote(study: Study, winner: str = "best-1", fixed: float = 0.025, best: fl
         "serial": ((0,) * bits, fixed - 0.002),
         "parallel": ((1,) * bits, fixed),
     }
+    begin_at = max((t.result.cost.ended_at for t in study.trials() if t.result), default=START)
     candidates = []
     for index, (arm, (design, mean)) in enumerate(arms.items()):
         values = [mean - 0.0005, mean + 0.0005]
         tests = []
         for seed, value in enumerate(values, start=100):
             trial = ask(study, design, 0.1, "retest", arm, seed)
-            tests.append(finish(study, trial, value, START + 60 + 20 * index, lane=seed % 2).spec.id)
+            tests.append(finish(study, trial, value, begin_at + 1 + 10 * index, lane=seed % 2).spec.id)
         searched = 0.03 if arm == "best-1" else None
         candidate = {"arm": arm, "bits": list(design), "weights": {"align": 0.1}, "trials": tests, "values": values}
         candidates.append({**candidate, "mean": mean, "stderr": 0.0005, "search_value": searched})
@@ -133,9 +134,10 @@ def final_run(study: Study, bits: Sequence[int], mrr: float = 0.03, neighbours: 
     folder = study.folder / "final"
     config = study.config.run_config(Architecture(tuple(bits)).text, {"align": 0.1}, 7, users_fraction=1.0, epochs=8)
     rows = curve(mrr, 8)
+    started = 2 + max((t.result.cost.ended_at for t in study.trials() if t.result), default=START)
     metrics = {name: rows[-1][name] for name in ("mrr", "recall@10", "ndcg@10")}
     result = RunResult(
-        status="finished", metrics=metrics, best_epoch=8, curve=rows, cost=_cost(START + 130, 40), worker="final"
+        status="finished", metrics=metrics, best_epoch=8, curve=rows, cost=_cost(started, 40), worker="final"
     )
     comparison = [
         {"name": name, "mrr": value, "recall@10": 2 * value, "ndcg@10": 1.2 * value, "note": note}

@@ -1,0 +1,260 @@
+"""report.html: one page that needs nothing else, light and dark, on a desk and on a phone."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from darec_search.report.facts import NAMES, Facts, Sentence, gather, headline, sentence, verdict
+from darec_search.report.pictures import inline_svg, pictures, save
+from darec_search.study import Study, Trial, best_trial
+from darec_search.tracking.base import redact
+from trainer.architecture import Architecture
+from trainer.training.result import write_atomic
+
+_KINDS = {"serial": "serial", "parallel": "parallel"}
+_STAGES = {"soft": "loss weights", "accent": "architecture", "bad": "without a result"}
+_TIMES = {
+    "soft": "loss weights",
+    "accent": "architecture",
+    "serial": "re-test",
+    "parallel": "all users",
+    "bad": "failed",
+}
+
+
+def write_report(study: Study) -> Path:
+    """Write report.html and, as PNG and SVG files in report/, its pictures, at any stage of a study.
+
+    Returns:
+        The path of report.html.
+    """
+    facts = gather(study)
+    figures = pictures(facts)
+    folder = study.folder / "report"
+    folder.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        save(figure, folder / f"{name}.png")
+        save(figure, folder / f"{name}.svg")
+    path = study.folder / "report.html"
+    write_atomic(path, _page(facts, figures))
+    return path
+
+
+def _page(facts: Facts, figures: Mapping[str, Figure]) -> str:
+    style = resources.files("darec_search.report").joinpath("style.css").read_text(encoding="utf-8")
+    name = escape(facts.study.config.name)
+    body = [_header(facts), _tiles(facts), _figures(facts, figures), _timeline(figures), _trials(facts), _where(facts)]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{name} · darec-search</title><style>\n{style}</style></head>\n"
+        f"<body><main>\n{''.join(body)}{_footer(facts.study)}</main></body></html>\n"
+    )
+
+
+def _header(facts: Facts) -> str:
+    first = headline(facts)
+    leader = f'<p class="architecture">{_letters(facts.leader)}</p>' if facts.leader else ""
+    weights = facts.winner.weights if facts.winner else {}
+    lambdas = f'<p class="over">{escape(_weights_text(weights))}</p>' if weights else ""
+    return (
+        f'<p class="over">Study {escape(facts.study.config.name)}</p><h1>{escape(first.text)}</h1>'
+        f'{leader}{lambdas}<ul class="verdict">{"".join(_sentence(s) for s in verdict(facts))}</ul>\n'
+    )
+
+
+def _sentence(sentence: Sentence) -> str:
+    return f'<li class="{sentence.tone}">{escape(sentence.text)}</li>'
+
+
+def _tiles(facts: Facts) -> str:
+    best = best_trial(facts.searched)
+    costs = [result.cost for _, result in facts.ended] + ([facts.final.cost] if facts.final else [])
+    finished = sum(trial.objective is not None for trial in facts.trials)
+    tiles = {
+        "trials finished": f"{finished} of {len(facts.trials)}",
+        "best validation MRR": f"{best.objective:.4f}" if best else "–",
+        "test MRR": f"{facts.test['mrr']:.4f}" if "mrr" in facts.test else "–",
+        "training time": _duration(sum(cost.wall_s for cost in costs)),
+        "CPU time": _duration(sum(cost.cpu_s for cost in costs)),
+        "GPU time": _duration(sum(cost.gpu_s for cost in costs)),
+    }
+    if not any(cost.gpu_s for cost in costs):
+        del tiles["GPU time"]
+    return f'<dl class="tiles">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in tiles.items())}</dl>\n'
+
+
+def _figures(facts: Facts, figures: Mapping[str, Figure]) -> str:
+    """Two columns on a desk, one below the other on a phone."""
+    which = "The winner's architecture" if facts.winner else "The leading architecture"
+    left = [
+        _test_table(facts),
+        _picture(figures, "best_so_far", "The search", "A dot is one training, the line the best so far.", _STAGES),
+        _picture(figures, "weights", "Loss weights", "Dots are trainings, the line joins the means of the levels."),
+    ]
+    right = [
+        _picture(figures, "retests", "Re-tests", f"Trained again with fresh seeds. {sentence(facts.rule)}"),
+        _picture(figures, "architecture", which, "Layers from the input (L0) down to the output.", _KINDS),
+    ]
+    columns = (f'<div class="column">{"".join(column)}</div>' for column in (left, right) if any(column))
+    return f'<div class="grid">{"".join(columns)}</div>\n'
+
+
+def _picture(
+    figures: Mapping[str, Figure], name: str, title: str, note: str, colours: Mapping[str, str] | None = None
+) -> str:
+    if name not in figures:
+        return ""
+    svg = inline_svg(figures[name], escape(title, quote=True))
+    return (
+        f'<section><h2>{escape(title)}</h2><p class="note">{escape(note)}</p>{_chips(colours or {})}{svg}</section>\n'
+    )
+
+
+def _timeline(figures: Mapping[str, Figure]) -> str:
+    if "timeline" not in figures:
+        return ""
+    svg = inline_svg(figures["timeline"], "Timeline of the lanes")
+    return (
+        '<section><h2>Who ran when</h2><p class="note">One row a lane; a gap is a lane that waited.</p>'
+        f'{_chips(_TIMES)}<div class="scroll wide">{svg}</div></section>\n'
+    )
+
+
+def _chips(kinds: Mapping[str, str]) -> str:
+    if not kinds:
+        return ""
+    chips = (f'<span><i style="--c:var(--{colour})"></i>{text}</span>' for colour, text in kinds.items())
+    return f'<p class="chips">{"".join(chips)}</p>'
+
+
+def _test_table(facts: Facts) -> str:
+    """Final models and references on the test split; the bar compares the MRRs."""
+    if not facts.comparison:
+        return ""
+    top = max((float(row["mrr"]) for row in facts.comparison), default=0.0) or 1.0
+    rows = []
+    for row in sorted(facts.comparison, key=lambda row: -float(row["mrr"])):
+        name, won = str(row["name"]), row["name"] == "winner"
+        label = f"{NAMES.get(name, name)} ★" if won else NAMES.get(name, name)
+        figures = "".join(f'<td class="n">{_number(row.get(key))}</td>' for key in ("mrr", "recall@10", "ndcg@10"))
+        width = f"{100 * float(row['mrr']) / top:.0f}%"
+        bar = f'<td class="bar{"" if won else " other"}" style="--w:{width}"></td>'
+        title = f' title="{escape(str(row["note"]), quote=True)}"' if row.get("note") else ""
+        rows.append(f"<tr{title}{' class=best' if won else ''}><td>{escape(label)}</td>{figures}{bar}</tr>")
+    head = '<tr><th>model</th><th class="n">MRR</th><th class="n">R@10</th><th class="n">N@10</th><th></th></tr>'
+    note = "All items ranked, read once. Popularity and neighbours need no training."
+    table = f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
+    return f'<section><h2>Test split</h2><p class="note">{note}</p>{table}</section>\n'
+
+
+def _trials(facts: Facts) -> str:
+    if not facts.trials:
+        return ""
+    best = best_trial(facts.trials)
+    reasons = any(trial.result and trial.result.reason for trial in facts.trials)
+    names = list(facts.study.config.search.weights.searched())
+    head = ["#", "stage", "architecture", *(f"λ {name}" for name in names), "status", "MRR", "R@10", "N@10", "time"]
+    columns = "".join(f"<th{_numeric(title)}>{escape(title)}</th>" for title in head + ["reason"] * reasons)
+    rows = "".join(_trial_row(trial, names, reasons, best is not None and trial.spec.id == best.spec.id)
+                   for trial in facts.trials)  # fmt: skip
+    return (
+        '<section><h2>Trials</h2><p class="note">Figures of the validation part, at the best epoch. '
+        "S is a serial and P a parallel adapter; per layer: causal, context, recommendation.</p>"
+        f'<div class="scroll"><table><tr>{columns}</tr>{rows}</table></div></section>\n'
+    )
+
+
+def _trial_row(trial: Trial, names: Iterable[str], reasons: bool, best: bool) -> str:
+    spec, result = trial.spec, trial.result
+    metrics = result.metrics if result else {}
+    stage = f"{spec.stage} · {spec.arm}" if spec.arm else spec.stage
+    cells = [
+        f'<td class="n">{spec.number}</td><td>{escape(stage)}</td>',
+        f"<td><code>{_letters(Architecture(spec.bits))}</code></td>",
+        *(f'<td class="n">{spec.weights[name]:g}</td>' if name in spec.weights else "<td></td>" for name in names),
+        f'<td><span class="status {trial.status}">{escape(trial.status.replace("_", " "))}</span></td>',
+        *(f'<td class="n">{_number(metrics.get(name))}</td>' for name in ("mrr", "recall@10", "ndcg@10")),
+        f'<td class="n">{_duration(result.cost.wall_s) if result else ""}</td>',
+        f'<td class="reason">{escape(result.reason or "") if result else ""}</td>' if reasons else "",
+    ]
+    return f"<tr{' class=best' if best else ''}>{''.join(cells)}</tr>\n"
+
+
+def _where(facts: Facts) -> str:
+    folder = facts.study.folder
+    places = {
+        "this study": folder,
+        "trials": folder / "trials",
+        "re-tests and decision": folder / "promotion.json",
+        "final run": folder / "final",
+        "model to carry off": folder / "best",
+        "pictures": folder / "report",
+    }
+    entries = "".join(
+        f"<dt>{name}</dt><dd><code>{escape(str(path))}</code></dd>" for name, path in places.items() if path.exists()
+    )
+    commands = "".join(
+        f'<p class="note">{escape(what)}</p><pre><code>{escape(command)}</code></pre>'
+        for what, command in next_commands(facts.study).items()
+    )
+    return f'<section><h2>Where everything is, and what next</h2><dl class="where">{entries}</dl>{commands}</section>\n'
+
+
+def next_commands(study: Study) -> dict[str, str]:
+    """What one can do next with a study, as commands by their purpose."""
+    folder, best = shlex.quote(str(study.folder)), shlex.quote(str(study.folder / "best"))
+    commands = {}
+    if not (study.folder / "final" / "metrics.json").exists():
+        commands["Go on with the search, up to an export"] = f"darec-search run {folder}/study.yaml"
+    if (study.folder / "best" / "architecture.json").exists():
+        data = shlex.quote(study.config.data.path)
+        commands["Recommend with the winner"] = f"darec-search recommend {best} --history ITEM,ITEM,ITEM --top 10"
+        commands["Measure it on other data"] = f"darec-search evaluate {best} {data}"
+        commands["Carry it off"] = f"darec-search export {folder} --to FOLDER"
+    if (study.folder / "mlflow.db").exists():
+        uri = shlex.quote(f"sqlite:///{(study.folder / 'mlflow.db').absolute()}")
+        commands["Look at every trial in MLflow"] = f"mlflow ui --backend-store-uri {uri}"
+    elif study.config.tracking.uri:
+        commands["Every trial is in MLflow at"] = redact(study.config.tracking.uri)
+    return commands
+
+
+def _footer(study: Study) -> str:
+    packages = study.environment.get("packages", {})
+    versions = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+    commit = str(study.environment.get("commit") or "")[:12]
+    parts = [versions, f"commit {commit}" if commit else "", f"data {study.fingerprint[:16]}", f"study {study.id}"]
+    return f"<footer>{escape(' · '.join(part for part in parts if part))}</footer>"
+
+
+def _letters(architecture: Architecture) -> str:
+    """The text form with serial and parallel in their colours."""
+    text = re.sub(r"P+", r'<span class="p">\g<0></span>', architecture.text)
+    return re.sub(r"S+(?![^<]*>)", r'<span class="s">\g<0></span>', text)
+
+
+def _weights_text(weights: Mapping[str, Any]) -> str:
+    return " · ".join(f"λ {name} {value:g}" for name, value in weights.items())
+
+
+def _numeric(title: str) -> str:
+    return "" if title in ("stage", "architecture", "status", "reason") else ' class="n"'
+
+
+def _number(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else "–"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
