@@ -173,7 +173,9 @@ def test_an_identity_model_with_a_closed_context_branch_is_the_backbone(opt_mode
     states = darec(streams)
     embeds = opt_model.decoder.embed_tokens(streams.token_ids_t)
     embeds = embeds.index_copy(0, streams.special_rows, darec.special.detach()[streams.special_kinds])
-    hidden = [opt_model(inputs_embeds=part[None]).last_hidden_state[0] for part in embeds.split(streams.stream_lengths)]
+    lengths = (streams.positions_t == 0).nonzero().flatten().tolist()
+    parts = embeds.tensor_split(lengths[1:])
+    hidden = [opt_model(inputs_embeds=part[None]).last_hidden_state[0] for part in parts]
     torch.testing.assert_close(states, torch.cat(hidden)[streams.readout_r], **TOLERANCE)
 
 

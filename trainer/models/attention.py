@@ -10,40 +10,53 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from trainer.models.streams import PackedStreams
+from trainer.models.streams import PackedStreams, Segments
 
 
-def causal_attention(q_thd: Tensor, k_thd: Tensor, v_thd: Tensor, streams: PackedStreams) -> Tensor:
-    """Token t sees the tokens ≤ t of its own stream; never the collaborative column. Returns [T, H, D]."""
-    parts = zip(*(x.transpose(0, 1).split(streams.stream_lengths, dim=1) for x in (q_thd, k_thd, v_thd)), strict=True)
-    outputs = [scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0] for q, k, v in parts]
-    return torch.cat(outputs, dim=1).transpose(0, 1)
-
-
-def context_attention(
-    q_thd: Tensor, k_thd: Tensor, v_thd: Tensor, streams: PackedStreams, column: tuple[Tensor, Tensor] | None
-) -> Tensor:
-    """Token t sees, in both directions, the tokens of its own span and the stream's collaborative column.
+def causal_attention(qkv_t3hd: Tensor, streams: PackedStreams) -> Tensor:
+    """Token t sees the tokens ≤ t of its own stream; never the collaborative column.
 
     Args:
-        q_thd: queries [T, H, D].
-        k_thd: keys [T, H, D].
-        v_thd: values [T, H, D].
-        streams: the streams, whose spans are used.
-        column: key and value [S, H, D] of the collaborative column, or None without one.
+        qkv_t3hd: queries, keys and values [T, 3, H, D].
+        streams: the streams.
 
     Returns:
         [T, H, D].
     """
-    outputs = []
-    for bucket in streams.spans:
-        q, k, v = (_gather(x, bucket.rows_nl) for x in (q_thd, k_thd, v_thd))
-        if column is not None:
-            k, v = (torch.cat([c[bucket.stream_n][:, None], x], 1) for c, x in zip(column, (k, v), strict=True))
-        attended = scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        outputs.append(attended.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs).index_select(0, streams.span_order_t)
+    outputs = [_attend(*qkv, is_causal=True) for qkv in _buckets(qkv_t3hd, streams.streams)]
+    return torch.cat(outputs).index_select(0, streams.streams.order_t)
 
 
-def _gather(x_thd: Tensor, rows_nl: Tensor) -> Tensor:
-    return x_thd.index_select(0, rows_nl.flatten()).view(*rows_nl.shape, *x_thd.shape[1:])
+def context_attention(qkv_t3hd: Tensor, streams: PackedStreams, column_s2hd: Tensor | None) -> Tensor:
+    """Token t sees, in both directions, the tokens of its own span and the stream's collaborative column.
+
+    Args:
+        qkv_t3hd: queries, keys and values [T, 3, H, D].
+        streams: the streams, whose spans are used.
+        column_s2hd: key and value [S, 2, H, D] of the collaborative column, or None without one.
+
+    Returns:
+        [T, H, D].
+    """
+    spans = streams.spans
+    buckets = _buckets(qkv_t3hd, spans)
+    if column_s2hd is not None:
+        columns = column_s2hd.index_select(0, spans.stream_n).split([n for n, _ in spans.shapes])
+        buckets = [
+            (q, torch.cat([c[:, :1], k], 1), torch.cat([c[:, 1:], v], 1))
+            for (q, k, v), c in zip(buckets, columns, strict=True)
+        ]
+    return torch.cat([_attend(*qkv, is_causal=False) for qkv in buckets]).index_select(0, spans.order_t)
+
+
+def _buckets(qkv_t3hd: Tensor, segments: Segments) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Queries, keys and values [n, ℓ, H, D] of every bucket, by one permutation of the rows."""
+    parts = qkv_t3hd.index_select(0, segments.rows_t).split([n * length for n, length in segments.shapes])
+    shaped = [part.unflatten(0, shape) for part, shape in zip(parts, segments.shapes, strict=True)]
+    return [(part[:, :, 0], part[:, :, 1], part[:, :, 2]) for part in shaped]
+
+
+def _attend(q_nlhd: Tensor, k_nmhd: Tensor, v_nmhd: Tensor, is_causal: bool) -> Tensor:
+    """Attention inside every segment, its rows one after the other: [n · ℓ, H, D]."""
+    q, k, v = (x.transpose(1, 2) for x in (q_nlhd, k_nmhd, v_nmhd))
+    return scaled_dot_product_attention(q, k, v, is_causal=is_causal).transpose(1, 2).flatten(0, 1)

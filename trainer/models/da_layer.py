@@ -19,8 +19,7 @@ from trainer.models.streams import PackedStreams
 def plain_layer(layer: BackboneLayer, h_td: Tensor, streams: PackedStreams) -> Tensor:
     """An unchanged backbone layer over packed streams."""
     x_td = layer.attention_norm(h_td) if layer.pre_norm else h_td
-    q, k, v = layer.queries_keys_values(x_td)
-    h_td = h_td + layer.attend_out(causal_attention(q, k, v, streams))
+    h_td = h_td + layer.attend_out(causal_attention(layer.queries_keys_values(x_td), streams))
     h_td = h_td if layer.pre_norm else layer.attention_norm(h_td)
     h_td = h_td + layer.ffn(layer.ffn_norm(h_td) if layer.pre_norm else h_td)
     return h_td if layer.pre_norm else layer.ffn_norm(h_td)
@@ -66,16 +65,16 @@ class DALayer(nn.Module):
     def _mixed_attention(
         self, layer: BackboneLayer, x_td: Tensor, streams: PackedStreams, column_sd: Tensor | None
     ) -> Tensor:
-        q, k, v = layer.queries_keys_values(x_td)
+        qkv_t3hd = layer.queries_keys_values(x_td)
         attended: dict[str, Tensor] = {}
         if "causal" in self.masks:
-            attended["causal"] = layer.attend_out(causal_attention(q, k, v, streams))
+            attended["causal"] = layer.attend_out(causal_attention(qkv_t3hd, streams))
         if "context" in self.masks:
             column = None
             if column_sd is not None:
                 column_x = layer.attention_norm(column_sd) if layer.pre_norm else column_sd
-                column = layer.queries_keys_values(column_x)[1:]
-            attended["context"] = layer.attend_out(context_attention(q, k, v, streams, column))
+                column = layer.queries_keys_values(column_x)[:, 1:]
+            attended["context"] = layer.attend_out(context_attention(qkv_t3hd, streams, column))
         branches = [attended[mask] for mask in self.masks]
         if self.relation is not None:
             branches = [adapted(x_td, branch) for adapted, branch in zip(self.relation, branches, strict=True)]

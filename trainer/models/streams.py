@@ -21,13 +21,20 @@ PROMPT = "Give the ID of the item described by:"
 
 
 @dataclass(frozen=True)
-class SpanBucket:
-    """Spans of one length ℓ."""
+class Segments:
+    """A division of all rows into runs of neighbours, sorted by length.
 
-    rows_nl: Tensor
-    """[n, ℓ] token rows of the spans."""
+    Segments of one length form a bucket, so that attention inside them needs neither padding nor a mask.
+    """
+
+    rows_t: Tensor
+    """[T] all rows, bucket by bucket."""
+    order_t: Tensor
+    """[T] the inverse permutation: for each row, its place in `rows_t`."""
+    shapes: list[tuple[int, int]]
+    """Segments and length (n, ℓ) of each bucket."""
     stream_n: Tensor
-    """[n] the stream that each span belongs to."""
+    """[segments] the stream that each segment belongs to, bucket by bucket."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,10 @@ class PackedStreams:
     """[P] 0 for [SEQ], 1 for [ALIGN]."""
     positions_t: Tensor
     """[T] position in the token's own stream, from 0."""
-    stream_lengths: list[int]
-    """[S] tokens of each stream, in order."""
-    spans: list[SpanBucket]
-    """All spans by length; together they cover every row once."""
-    span_order_t: Tensor
-    """[T] for each row, its place in the concatenation of all buckets' rows."""
+    streams: Segments
+    """The streams themselves, for the causal mask."""
+    spans: Segments
+    """The spans, for the context mask."""
     users: Tensor
     """User of each sequence stream; the sequence streams come first. -1 for a user that was not trained on."""
     items: Tensor
@@ -134,30 +139,30 @@ class StreamPacker:
         special = np.concatenate([sequence_ends, align_ends])
         kinds = np.repeat([0, 1], [len(sequence_ends), n_align])
         read = sequence_ends[np.cumsum(sequence_lengths) - 1] if last_only else sequence_ends
-        buckets, order = _bucket_spans(first_row[:-1], lengths, stream)
         return PackedStreams(
             token_ids_t=torch.from_numpy(self._pool[pool_rows]),
             special_rows=torch.from_numpy(special),
             special_kinds=torch.from_numpy(kinds),
             positions_t=torch.from_numpy(rows - np.repeat(stream_first, stream_lengths)),
-            stream_lengths=stream_lengths.tolist(),
-            spans=buckets,
-            span_order_t=torch.from_numpy(order),
+            streams=_segments(stream_first, stream_lengths, np.arange(n_sequences + n_align)),
+            spans=_segments(first_row[:-1], lengths, stream),
             users=torch.from_numpy(np.asarray(users, dtype=np.int64)),
             items=torch.from_numpy(np.asarray(align_items, dtype=np.int64)),
             readout_r=torch.from_numpy(np.concatenate([read, align_ends])),
         )
 
 
-def _bucket_spans(first_row: IntArray, lengths: IntArray, stream: IntArray) -> tuple[list[SpanBucket], IntArray]:
-    """Group spans by exact length, so that attention inside them needs neither padding nor a mask."""
-    buckets: list[SpanBucket] = []
-    covered: list[IntArray] = []
-    for length in np.unique(lengths[lengths > 0]):
-        chosen = np.flatnonzero(lengths == length)
-        rows = first_row[chosen][:, None] + np.arange(length)
-        buckets.append(SpanBucket(torch.from_numpy(rows), torch.from_numpy(stream[chosen])))
-        covered.append(rows.ravel())
-    order = np.empty(int(lengths.sum()), dtype=np.int64)
-    order[np.concatenate(covered)] = np.arange(len(order))
-    return buckets, order
+def _segments(first_row: IntArray, lengths: IntArray, stream: IntArray) -> Segments:
+    by_length = np.argsort(lengths, kind="stable")
+    distinct, counts = np.unique(lengths, return_counts=True)
+    sizes = lengths[by_length]
+    ends = np.cumsum(sizes)
+    rows = np.repeat(first_row[by_length] - (ends - sizes), sizes) + np.arange(len(lengths) and int(ends[-1]))
+    order = np.empty_like(rows)
+    order[rows] = np.arange(len(rows))
+    return Segments(
+        rows_t=torch.from_numpy(rows),
+        order_t=torch.from_numpy(order),
+        shapes=[(int(count), int(length)) for count, length in zip(counts, distinct, strict=True) if length],
+        stream_n=torch.from_numpy(stream[by_length][sizes > 0]),
+    )

@@ -21,8 +21,8 @@ class BackboneLayer(nn.Module, ABC):
         """The norm that belongs to attention, [T, hidden] to [T, hidden]."""
 
     @abstractmethod
-    def queries_keys_values(self, x_td: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The three projections, each [T, H, D]."""
+    def queries_keys_values(self, x_td: Tensor) -> Tensor:
+        """The three projections side by side, [T, 3, H, D]."""
 
     @abstractmethod
     def attend_out(self, attended_thd: Tensor) -> Tensor:

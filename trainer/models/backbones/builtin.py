@@ -116,5 +116,7 @@ def _train(model: Any, tokens: list[NDArray[np.int64]], config: BuiltinBackboneC
         optimizer.step()
         schedule.step()
         if step % 100 == 0:
-            logger.info("built-in backbone: step %d of %d, next-token loss %.3f", step, config.steps, float(loss.detach()))
+            logger.info(
+                "built-in backbone: step %d of %d, next-token loss %.3f", step, config.steps, float(loss.detach())
+            )
     model.eval()

@@ -35,9 +35,8 @@ class OPTLayer(BackboneLayer):
     def attention_norm(self, h_td: Tensor) -> Tensor:
         return torch.as_tensor(self.norm_1(h_td))
 
-    def queries_keys_values(self, x_td: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = linear(x_td, self.qkv_weight, self.qkv_bias).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        return q, k, v
+    def queries_keys_values(self, x_td: Tensor) -> Tensor:
+        return linear(x_td, self.qkv_weight, self.qkv_bias).unflatten(-1, (3, self.heads, -1))
 
     def attend_out(self, attended_thd: Tensor) -> Tensor:
         return torch.as_tensor(self.out_proj(attended_thd.flatten(-2)))
