@@ -15,17 +15,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from scipy import sparse
 
-from trainer.data.ragged import Ragged
+from trainer.data.ragged import Ragged, integers, read_table
 from trainer.errors import BadInput
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -77,8 +78,8 @@ class Dataset:
         """
         manifest = read_manifest(folder)
         try:
-            items = pq.read_table(folder / "items.parquet").to_pydict()
-            user_ids = pq.read_table(folder / "users.parquet").column("id").to_pylist()
+            items = read_table(folder / "items.parquet").to_pydict()
+            user_ids = read_table(folder / "users.parquet").column("id").to_pylist()
             train = Ragged.load(folder / "train.parquet")
             validation = _read_column(folder / "validation.parquet")
         except (OSError, KeyError, pa.ArrowException) as error:
@@ -117,6 +118,8 @@ class Dataset:
 
     def training_matrix(self) -> sparse.csr_matrix:
         """[users, items], 1 where the user has the item in the training part, however often."""
+        from scipy import sparse  # half of this module's import time, and opening does not need it
+
         entries = (np.ones(len(self.train.values), np.float32), (self.train.row_of_value, self.train.values))
         matrix = sparse.csr_matrix(entries, shape=(self.n_users, self.n_items))
         matrix.data[:] = 1
@@ -228,4 +231,4 @@ def _check(folder: Path, manifest: Manifest, part: str, digest: str) -> None:
 
 
 def _read_column(path: Path) -> NDArray[np.int32]:
-    return pq.read_table(path).column("item").to_numpy().astype(np.int32)
+    return integers(read_table(path).column("item").combine_chunks()).astype(np.int32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -83,5 +84,17 @@ class Ragged:
     @classmethod
     def load(cls, path: Path) -> Ragged:
         """Read what `save` wrote."""
-        rows = pq.read_table(path).column(0).combine_chunks()
-        return cls(rows.values.to_numpy().astype(np.int32), rows.offsets.to_numpy().astype(np.int64))
+        rows = read_table(path).column(0).combine_chunks()
+        return cls(integers(rows.values).astype(np.int32), integers(rows.offsets).astype(np.int64))
+
+
+def read_table(path: Path) -> pa.Table:
+    """A Parquet file whole. `pyarrow.parquet.read_table` does the same, but imports pandas."""
+    with pq.ParquetFile(path) as file:
+        return file.read()
+
+
+def integers(array: pa.Array) -> NDArray[np.integer]:
+    """A view of integers without nulls. `Array.to_numpy` does the same, but imports pandas."""
+    view: NDArray[Any] = np.from_dlpack(array)
+    return view

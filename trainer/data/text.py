@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from scipy import sparse
+from typing import TYPE_CHECKING, Any
 
 from trainer.data.ragged import Ragged
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 FIRST_KEYS = ("title", "brand", "categories")
 """Attributes that lead a sentence, since `max_item_tokens` cuts its end; the others follow in their given order."""
@@ -45,7 +46,8 @@ def tfidf(texts: Sequence[str]) -> sparse.csr_matrix:
 
     Without any such term the rows are zero.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer  # dear to import, and not every run needs it
+    from scipy import sparse  # both are dear to import, and not every run needs them
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
     try:
         return sparse.csr_matrix(TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True).fit_transform(texts))
