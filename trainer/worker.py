@@ -69,7 +69,7 @@ def lane_worker(config: LaneConfig) -> None:
     device = _device(config["gpu_share"])
     warm = Warm()
     while (job := _take(exchange, config["lane"], worker)) is not None:
-        with _time_limit(job["time_limit_s"], Path(job["folder"]) / "stacks.txt"):
+        with time_limit(job["time_limit_s"], Path(job["folder"]) / "stacks.txt"):
             result = run(
                 RunConfig.model_validate(job["config"]),
                 Path(job["folder"]),
@@ -143,7 +143,11 @@ def _device(gpu_share: float) -> str:
 
 
 @contextmanager
-def _time_limit(seconds: float, stacks: Path) -> Iterator[None]:
+def time_limit(seconds: float, stacks: Path) -> Iterator[None]:
+    """End this process when the block takes longer, whatever it is doing, and leave all threads' stacks in a file.
+
+    The file is gone when the block ends in time. A C thread keeps the time, so a block that holds the GIL ends too.
+    """
     stacks.parent.mkdir(parents=True, exist_ok=True)
     with stacks.open("w", encoding="utf-8") as file:
         faulthandler.dump_traceback_later(seconds, exit=True, file=file)

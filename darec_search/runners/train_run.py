@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.train.torch
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 # Type checkers see the classes of Train v1 under these names; which version they are is decided when they are imported.
 _train: Any = ray.train
@@ -57,5 +60,6 @@ def train_run(
 
 
 def one_line(error: BaseException) -> str:
-    """An error of Ray, whose messages hold whole tracebacks, as one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    """An error of Ray as one line: its messages are whole tracebacks, of which the last line says what happened."""
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1][:300] if lines else ''}".rstrip(": ")

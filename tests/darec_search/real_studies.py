@@ -40,6 +40,6 @@ def real_study(folder: Path, name: str, epochs: int = 2, trials: int = 4, **fiel
 
 
 if __name__ == "__main__":
-    study = real_study(Path(sys.argv[1]), "study", resources={"runner": sys.argv[2]})
+    study = real_study(Path(sys.argv[1]), "study", resources={"runner": sys.argv[2], "lanes": 1})
     with runners.create(study) as runner:
         search(study, runner, lambda event: print(type(event).__name__, event.trial_id, flush=True))

@@ -185,6 +185,11 @@ def test_signals_stop_the_study(number):
     assert signal.getsignal(number) is before
 
 
+def test_an_interrupt_that_compiled_code_made_its_own_is_a_stop_too():
+    with pytest.raises(Stopped, match="SIGINT"), stopping_on_signals():
+        raise KeyboardInterrupt
+
+
 def test_a_second_signal_ends_the_process():
     script = (
         "import os, signal\n"

@@ -12,16 +12,19 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 import real_studies
 from real_studies import real_study
 
 from darec_search import runners
 from darec_search.controller import search
 from darec_search.runners.base import DoneEvent, RowEvent
-from darec_search.runners.cluster import disconnect
+from darec_search.runners.cluster import connect, disconnect, lanes_that_fit
 from darec_search.runners.final import run_final
 from darec_search.runners.lanes import lane_gaps
+from darec_search.study import Study
 from darec_search.trial import Fidelity, make_spec
+from trainer.errors import BadInput
 
 logger = logging.getLogger(__name__)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -96,6 +99,25 @@ def test_a_trial_beyond_its_time_limit_is_recorded_and_the_lane_goes_on(folder):
     assert not (study.trial_folder(short.id) / "stacks.txt").exists()
 
 
+def test_a_running_cluster_is_joined_and_its_room_respected(folder, caplog):
+    connect(real_study(folder, "joined").config)
+    assert lanes_that_fit(5, 1, 0) == 2
+    assert "room for 2 of 5 lanes" in caplog.text
+    with pytest.raises(BadInput, match="a lane needs 1 CPUs and 1 GPUs"):
+        lanes_that_fit(1, 1, 1)
+    script = (
+        "import sys, ray; from darec_search.config import StudyConfig; from darec_search.runners.cluster import connect\n"
+        "resources = {'address': sys.argv[1]}\n"
+        "connect(StudyConfig.model_validate({'name': 'x', 'data': {'path': 'x'}, 'resources': resources}))\n"
+        "print(ray.get_runtime_context().gcs_address)\n"
+    )
+    address = ray.get_runtime_context().gcs_address
+    other = subprocess.run(
+        [sys.executable, "-c", script, address], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert other.stdout.split() == [address], other.stderr
+
+
 def test_the_final_run_takes_two_workers(folder):
     study = real_study(folder, "final", promotion={"num_workers": 2})
     config = study.config.run_config("SPS-PPS", {}, 0, users_fraction=1.0, epochs=2)
@@ -108,7 +130,7 @@ def test_the_final_run_takes_two_workers(folder):
 
 @pytest.mark.parametrize("kind", ["local", "ray"])
 def test_a_killed_controller_resumes_without_loss_or_repetition(tmp_path, kind):
-    study = real_study(tmp_path, "study", resources={"runner": kind})
+    real_study(tmp_path, "study")  # data and backbone, so that the first start is at its trials soon
     command = [sys.executable, real_studies.__file__, str(tmp_path), kind]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
         done = 0
@@ -117,16 +139,16 @@ def test_a_killed_controller_resumes_without_loss_or_repetition(tmp_path, kind):
             if done == 2 and line.startswith("RowEvent"):  # in the middle of a trial
                 break
         first.kill()
-    finished = results(study.folder)
+    finished = results(tmp_path / "study")
     assert len(finished) >= 2
     second = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert second.returncode == 0, second.stderr
     ended = [line.split()[1] for line in second.stdout.splitlines() if line.startswith("DoneEvent")]
     assert not set(ended) & set(finished)
-    trials = real_study(tmp_path, "study", resources={"runner": kind}).trials()
+    trials = Study.load(tmp_path / "study").trials()
     assert len(trials) == 4
     assert {trial.status for trial in trials} == {"finished"}
-    assert finished.items() <= results(study.folder).items()
+    assert finished.items() <= results(tmp_path / "study").items()
 
 
 def results(folder: Path) -> dict[str, int]:
