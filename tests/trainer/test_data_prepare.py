@@ -98,6 +98,16 @@ def test_ties_keep_the_order_of_the_file_and_are_reported(tmp_path):
     ]
 
 
+def test_many_equal_times_keep_the_order_of_the_file(tmp_path):
+    """Enough of them that an unstable sort would mix them."""
+    items = "abcdefgh" * 40 + "hgfedcba"
+    log = [{"user": user, "item": item, "time": 7} for item in items for user in ("u1", "u2")]
+    shop = [{"id": letter, "title": letter} for letter in "abcdefgh"]
+    prepare("table", write_shop(tmp_path / "raw", shop, log), tmp_path / "data")
+    data = Dataset.open(tmp_path / "data")
+    assert letters(data, data.train[1]) == items[:-2]
+
+
 def test_repeats_stay(tmp_path):
     data = shop_of(tmp_path, {"u1": "aabba", "u2": "abbab"})
     assert letters(data, data.train[0]) == "aab"
