@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,6 @@ from trainer.data.sources.base import RawData, Source
 from trainer.data.sources.columns import attribute_columns, find_column, guess_column
 from trainer.data.sources.files import KINDS, TableFile, as_text, as_time, kind_of
 from trainer.errors import BadInput
-
-logger = logging.getLogger(__name__)
 
 
 class TableOptions(Section):
