@@ -11,7 +11,7 @@ import socket
 import threading
 from typing import Any
 
-from darec_search.config import StudyConfig
+from darec_search.config import PromotionConfig, StudyConfig
 from trainer.errors import BadInput
 
 _ENVIRONMENT = {
@@ -77,9 +77,7 @@ def lanes_that_fit(lanes: int, cpus: float, gpus: float) -> int:
     Raises:
         BadInput: if there is room for none.
     """
-    import ray
-
-    nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = _nodes()
     room = sum(_room(node, cpus, gpus) for node in nodes)
     if room == 0:
         largest = max(((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes), default=(0, 0))
@@ -90,6 +88,27 @@ def lanes_that_fit(lanes: int, cpus: float, gpus: float) -> int:
     if room < lanes:
         logger.warning("the Ray cluster has room for %d of %d lanes; going on with %d", room, lanes, room)
     return min(room, lanes)
+
+
+def check_final_run(promotion: PromotionConfig) -> None:
+    """Refuse a final run that the connected cluster could never start, before the search is paid for.
+
+    Raises:
+        BadInput: if its workers do not fit.
+    """
+    cpus, gpus = promotion.cpus_per_worker, promotion.gpus_per_worker
+    room = sum(_room(node, cpus, gpus) for node in _nodes())
+    if room < promotion.num_workers:
+        raise BadInput(
+            f"promotion.num_workers: the final run needs {promotion.num_workers} workers of {cpus:g} CPUs and {gpus:g} "
+            f"GPUs, the Ray cluster has room for {room}; lower num_workers or what each needs, or use a larger cluster"
+        )
+
+
+def _nodes() -> list[dict[str, float]]:
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _room(node: dict[str, float], cpus: float, gpus: float) -> int:

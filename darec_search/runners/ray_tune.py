@@ -21,7 +21,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from darec_search.runners.base import DoneEvent, Event, RowEvent, Runner
-from darec_search.runners.cluster import connect, disconnect, lanes_that_fit
+from darec_search.runners.cluster import check_final_run, connect, disconnect, lanes_that_fit
 from darec_search.runners.exchange import Exchange
 from darec_search.runners.lanes import Lanes
 from darec_search.runners.tune_trial import drive_trial
@@ -41,7 +41,7 @@ class RayTuneRunner(Runner):
     """Ray Tune in a background thread, lanes in others; `submit` and `wait` belong to the controller's thread.
 
     Raises:
-        BadInput: if the Ray address does not answer or the cluster has no room for a single lane.
+        BadInput: if the Ray address does not answer, or the cluster has no room for a lane or for the final run.
         RuntimeError: from `wait`, if a lane cannot start.
     """
 
@@ -49,6 +49,7 @@ class RayTuneRunner(Runner):
         resources = study.config.resources
         connect(study.config)
         self.slots = lanes_that_fit(resources.lanes, resources.cpus_per_lane, resources.gpus_per_lane)
+        check_final_run(study.config.promotion)
         self._study = study
         self._under_way: set[str] = set()
         self._closing = False

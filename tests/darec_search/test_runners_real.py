@@ -17,9 +17,10 @@ import real_studies
 from real_studies import real_study
 
 from darec_search import runners
+from darec_search.config import PromotionConfig
 from darec_search.controller import search
 from darec_search.runners.base import DoneEvent, RowEvent
-from darec_search.runners.cluster import connect, disconnect, lanes_that_fit
+from darec_search.runners.cluster import check_final_run, connect, disconnect, lanes_that_fit
 from darec_search.runners.final import run_final
 from darec_search.runners.lanes import lane_gaps
 from darec_search.study import Study
@@ -105,8 +106,12 @@ def test_a_running_cluster_is_joined_and_its_room_respected(folder, caplog):
     assert "room for 2 of 5 lanes" in caplog.text
     with pytest.raises(BadInput, match="a lane needs 1 CPUs and 1 GPUs"):
         lanes_that_fit(1, 1, 1)
+    with pytest.raises(BadInput, match="room for 2"):
+        check_final_run(PromotionConfig(num_workers=3))
     script = (
-        "import sys, ray; from darec_search.config import StudyConfig; from darec_search.runners.cluster import connect\n"
+        "import sys, ray\n"
+        "from darec_search.config import StudyConfig\n"
+        "from darec_search.runners.cluster import connect\n"
         "resources = {'address': sys.argv[1]}\n"
         "connect(StudyConfig.model_validate({'name': 'x', 'data': {'path': 'x'}, 'resources': resources}))\n"
         "print(ray.get_runtime_context().gcs_address)\n"
