@@ -150,9 +150,9 @@ class BatchPlanner:
         return cf_users, cf_items, self._uniform(cf_users, rng)
 
     def _uniform(self, users: Ints, rng: np.random.Generator) -> Ints:
-        """[N, k] items drawn uniformly; those that the user has are drawn again, a few times at most."""
+        """[N, k] items drawn uniformly; those that the user has are drawn again, 20 times at most."""
         drawn = rng.integers(0, self._n_items, (len(users), self._cf_negatives))
-        for _ in range(4):
+        for _ in range(20):
             keys = users[:, None] * self._n_items + drawn
             places = np.searchsorted(self._observed, keys).clip(max=len(self._observed) - 1)
             seen = self._observed[places] == keys

@@ -137,9 +137,10 @@ class Training:
             )
         metrics = ranking_metrics(ranks)
         progress = self.progress
-        progress.curve.append(
-            {"epoch": progress.epoch, "step": progress.step, "time": time.time(), **losses, **metrics}
-        )
+        progress.wall_s = self.earlier[0] + time.monotonic() - self._started[0]
+        progress.cpu_s = self.earlier[1] + time.process_time() - self._started[1]
+        at = {"epoch": progress.epoch, "step": progress.step, "time": time.time(), "seconds": progress.wall_s}
+        progress.curve.append({**at, **losses, **metrics})
         if metrics["mrr"] > progress.best_metrics.get("mrr", -1.0):
             progress.best_epoch, progress.best_metrics = progress.epoch, metrics
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.model.trained_state().items()}

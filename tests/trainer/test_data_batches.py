@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.config import RunConfig
+from trainer.data.batches import BatchPlanner, shard
+from trainer.data.ragged import Ragged
+
+N_ITEMS = 12
+HARD = Ragged.from_rows([[(i + 1) % N_ITEMS, (i + 2) % N_ITEMS] if i != 3 else [] for i in range(N_ITEMS)])
+
+
+def planner(histories, seed=0, batch_size=2, cf_negatives=3, **losses) -> BatchPlanner:
+    config = RunConfig.model_validate(
+        {
+            "data": {"path": "x", "max_items": 4},
+            "seed": seed,
+            "optimization": {"batch_size": batch_size},
+            "losses": {"contrastive_negatives": 4, **losses},
+        }
+    )
+    return BatchPlanner(Ragged.from_rows(histories), N_ITEMS, HARD, config, cf_negatives)
+
+
+HISTORIES = st.lists(st.lists(st.integers(0, N_ITEMS - 1), min_size=1, max_size=9), min_size=1, max_size=7)
+
+
+@settings(max_examples=40, deadline=None)
+@given(histories=HISTORIES, batch_size=st.integers(1, 5), seed=st.integers(0, 3))
+def test_an_epoch_sees_every_user_and_every_item_once(histories, batch_size, seed):
+    plan = planner(histories, seed, batch_size)
+    batches = list(plan.epoch(0))
+    assert len(batches) == plan.steps_per_epoch
+    users = np.concatenate([batch.users for batch in batches]) if batches else np.array([])
+    assert sorted(users) == [user for user, history in enumerate(histories) if len(history) > 1]
+    if batches:
+        assert set(np.concatenate([batch.align_items for batch in batches])) == set(range(N_ITEMS))
+    for batch in batches:
+        rows = np.concatenate([[0], np.cumsum(batch.lengths)])
+        for place, user in enumerate(batch.users):
+            newest = histories[user][-5:]
+            assert batch.inputs[rows[place] : rows[place + 1]].tolist() == newest[:-1]
+            assert batch.targets[rows[place] : rows[place + 1]].tolist() == newest[1:]
+
+
+@settings(max_examples=40, deadline=None)
+@given(histories=HISTORIES)
+def test_contrastive_negatives_are_hard_ones_of_the_target(histories):
+    for batch in planner(histories, contrastive_positions=2).epoch(1):
+        for row, negatives in zip(batch.contrastive_rows, batch.contrastive_negatives, strict=True):
+            assert set(negatives) <= set(HARD[int(batch.targets[row])])
+        assert not np.isin(batch.targets[batch.contrastive_rows], [3]).any()
+        assert np.isin(batch.contrastive_negatives, batch.align_items).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(histories=HISTORIES, world=st.integers(1, 4))
+def test_shards_divide_users_terms_and_counted_items(histories, world):
+    for whole in planner(histories, batch_size=3).epoch(0):
+        shares = [shard(whole, rank, world) for rank in range(world)]
+        assert sorted(np.concatenate([share.users for share in shares])) == sorted(whole.users)
+        assert sum(len(share.targets) for share in shares) == whole.terms.sequence
+        assert sum(share.align_counted.sum() for share in shares) == whole.terms.align
+        assert sum(len(share.contrastive_rows) for share in shares) == whole.terms.contrastive
+        assert sum(len(share.cf_items) for share in shares) == whole.terms.collaborative
+        counted = np.concatenate([share.align_items[share.align_counted] for share in shares])
+        assert sorted(counted) == whole.align_items.tolist()
+
+
+def test_uniform_negatives_are_not_the_users_items():
+    histories = [[0, 1, 2], [3, 4, 5, 6]]
+    for batch in planner(histories, batch_size=2, cf_negatives=4).epoch(0):
+        for user, negatives in zip(batch.cf_users, batch.cf_negatives, strict=True):
+            assert not set(negatives) & set(histories[user])
+
+
+@pytest.mark.parametrize(
+    ("losses", "empty"),
+    [
+        ({"align": 0.0}, "align_counted"),
+        ({"contrastive": 0.0}, "contrastive_rows"),
+        ({"collaborative": 0.0}, "cf_items"),
+    ],
+)
+def test_a_weight_of_zero_costs_nothing(losses, empty):
+    for batch in planner([[0, 1, 2, 3], [4, 5, 6]], **losses).epoch(0):
+        assert not getattr(batch, empty).any()
+
+
+def test_epochs_differ_and_repeat_themselves():
+    plan = planner([[0, 1, 2, 4], [3, 4, 5], [5, 6, 7], [1, 2, 7]])
+    first, again, second = (np.concatenate([b.users for b in plan.epoch(e)]).tolist() for e in (0, 0, 5))
+    assert first == again
+    assert first != second or planner([[0, 1]]).steps_per_epoch == 1
