@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,8 +46,9 @@ _MARKER = "elapsed_s"  # stands in every row, so its history tells which steps M
 _STATUS = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 CHAMPION = "champion"
 
-# It announces every table of a new SQLite file on the terminal.
+# MLflow announces every table of a new SQLite file, and urllib3 every retry, on the terminal; the mirror says it once.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+logging.getLogger("urllib3.connectionpool").addFilter(lambda entry: "/mlflow/" not in entry.getMessage())
 
 
 @dataclass
@@ -122,10 +124,8 @@ class MlflowTracker:
             self._experiment = _experiment(client, name, _artifact_location(self._uri))
             self._runs = self._known_runs(client)
         except Exception as error:
-            reason = redact(str(error)).splitlines()[0]
-            raise BadInput(
-                f"{self.location}: MLflow cannot be reached or does not accept this URI: {reason}"
-            ) from error
+            text = f"{self.location}: MLflow cannot be reached or does not accept this URI ({_reason(error)})"
+            raise BadInput(text) from error
         self._client = client
         return client
 
@@ -226,6 +226,15 @@ class MlflowTracker:
         return f"{name}/{version}"
 
 
+def _reason(error: Exception) -> str:
+    """What the operating system said, where that is known: MLflow wraps it in four layers of text."""
+    text = redact(str(error))
+    found = re.search(r"\[Errno -?\d+\] ([^'\")\]]+)|timed out", text)
+    if found:
+        return found.group(1) or found.group(0)
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
 def default_uri(folder: Path) -> str:
     """The SQLite store inside a study folder."""
     return f"sqlite:///{folder.absolute() / 'mlflow.db'}"
@@ -260,7 +269,8 @@ def _model_version(client: MlflowClient, name: str, run: _Mirrored, tags: Mappin
     for version in client.search_model_versions(f"run_id = '{run.run_id}'"):
         if version.name == name and version.tags.get("darec.digest") == tags["darec.digest"]:
             return str(version.version)
-    created = client.create_model_version(name, f"{run.artifact_uri}/model", run.run_id, dict(tags))
+    source = f"{run.artifact_uri}/model"
+    created = client.create_model_version(name, source, run.run_id, dict(tags), await_creation_for=0)
     return str(created.version)
 
 

@@ -105,6 +105,7 @@ def test_a_search_goes_on_without_its_server_and_is_synced_afterwards(study, cap
     eventually(lambda: "the search goes on" in caplog.text)
     fail(study, ask(study, (1,) * 12, 0.1, "architecture"), "diverged", "The loss is not finite.")
     assert mirror.close() is None
+    assert "Retrying" not in caplog.text
 
     later = TRACKERS["mlflow"](study, f"sqlite:///{study.folder.parent}/later.db").sync()
     assert (later.runs, later.created) == (3, 3)

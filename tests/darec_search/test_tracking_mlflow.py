@@ -217,5 +217,5 @@ def test_a_server_that_is_down_is_one_clear_sentence(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     study = new_study(tmp_path / "study")
-    with pytest.raises(BadInput, match=rf"127.0.0.1:{port}: MLflow cannot be reached"):
+    with pytest.raises(BadInput, match=rf"127.0.0.1:{port}: MLflow cannot be reached .*\(Connection refused\)$"):
         sync(study, f"http://127.0.0.1:{port}")
