@@ -87,8 +87,9 @@ def _tiles(facts: Facts) -> str:
         "CPU time": _duration(sum(cost.cpu_s for cost in costs)),
         "GPU time": _duration(sum(cost.gpu_s for cost in costs)),
     }
-    if not any(cost.gpu_s for cost in costs):
-        del tiles["GPU time"]
+    for title, spent in (("CPU time", any(c.cpu_s for c in costs)), ("GPU time", any(c.gpu_s for c in costs))):
+        if not spent:
+            del tiles[title]
     return f'<dl class="tiles">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in tiles.items())}</dl>\n'
 
 

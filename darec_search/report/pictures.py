@@ -217,7 +217,7 @@ def _weight(axes: Axes, index: int, name: str, levels: Sequence[float], trials: 
 
 def _timeline(facts: Facts) -> Figure | None:
     """Who ran when: one row a lane, one bar a trial."""
-    bars = [(trial.result.worker or "?", trial, trial.result) for trial in facts.trials if trial.result]
+    bars = [(_lane(trial.result), trial, trial.result) for trial in facts.trials if trial.result]
     bars = [bar for bar in bars if bar[2].cost.ended_at > 0]
     if not bars:
         return None
@@ -244,6 +244,11 @@ def _bar(axes: Axes, row: int, result: RunResult, clock: tuple[float, float], co
     left, right = ((at - zero) / unit for at in (result.cost.started_at, result.cost.ended_at))
     axes.barh(row, right - left, left=left, height=0.68, color=colour, edgecolor=PANEL, linewidth=1)
     axes.text((left + right) / 2, row, label, ha="center", va="center_baseline", color=PANEL, fontsize=7.5)
+
+
+def _lane(result: RunResult) -> str:
+    """The lane's name, `lane-1` of `lane-1/pid-7@node`: a lane whose worker was replaced is still the same lane."""
+    return (result.worker or "?").partition("/")[0]
 
 
 def _bar_colour(trial: Trial) -> str:
