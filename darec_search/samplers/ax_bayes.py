@@ -16,6 +16,7 @@ from pydantic import Field
 
 from darec_search.samplers.base import Observation, Options, Sampler, spread, unseen
 from darec_search.samplers.proposer import Proposer
+from darec_search.samplers.threads import single_thread
 from darec_search.space import Point, SearchSpace
 
 # Ax logs a line when it is imported, and one for every trial: keep to its warnings.
@@ -62,11 +63,13 @@ class AxBayesSampler(Sampler):
     def _propose(self, pending: list[Point], rng: np.random.Generator) -> Point:
         self._synchronise(pending)
         self._node.rng = rng
-        ((_, parameters),) = self.client.get_next_trials(max_trials=1).items()
+        with single_thread():
+            ((_, parameters),) = self.client.get_next_trials(max_trials=1).items()
         return _point(self.space, parameters)
 
     def _recommend(self) -> Point:
-        return self._proposer.best(self.history.observations)
+        with single_thread():
+            return self._proposer.best(self.history.observations)
 
     def _record(self, observation: Observation) -> None:
         super()._record(observation)

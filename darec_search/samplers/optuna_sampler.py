@@ -80,6 +80,12 @@ class TPESampler(_OptunaSampler):
 class GPSampler(_OptunaSampler):
     """Gaussian process with log expected improvement, noise included."""
 
+    def _suggest(self, pending: list[Point], seed: int) -> Point:
+        from darec_search.samplers.threads import single_thread  # the other sampler needs no torch
+
+        with single_thread():
+            return super()._suggest(pending, seed)
+
     def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.GPSampler(
             seed=seed, deterministic_objective=False, n_startup_trials=self.options.startup

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,10 +15,9 @@ from darec_search.samplers.prob_reparam import ProbabilisticReparameterization
 from darec_search.samplers.surrogate import Data, StructuredMixture
 from darec_search.space import Point, SearchSpace
 
-_BANK_SEED = 20_24
+_BANK_SEED = 2024
 
 
-@dataclass(frozen=True)
 class Proposer:
     """Bayesian optimisation over one space, without state.
 
@@ -27,27 +25,21 @@ class Proposer:
         space: the designs.
         bank_size: M, hyperparameter settings that are weighed against each other.
         noise: range of noise variance over signal amplitude in the bank.
-        optimizer: of the acquisition; by default probabilistic reparameterisation.
     """
 
-    space: SearchSpace
-    bank_size: int = 256
-    noise: tuple[float, float] = (0.01, 3.0)
-    optimizer: ProbabilisticReparameterization = field(init=False)
-    _kernels: StructuredKernels = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "optimizer", ProbabilisticReparameterization(self.space))
-        object.__setattr__(self, "_kernels", StructuredKernels(self.space))
+    def __init__(self, space: SearchSpace, bank_size: int = 256, noise: tuple[float, float] = (0.01, 3.0)) -> None:
+        self.space = space
+        self.optimizer = ProbabilisticReparameterization(space)
+        self._kernels = StructuredKernels(space)
+        generator = torch.Generator().manual_seed(_BANK_SEED)
+        self._bank = bank(len(self._kernels), bank_size, noise, generator)
 
     def model(self, observations: Sequence[Observation]) -> StructuredMixture:
         """The surrogate of at least one observation; their order does not matter."""
         observations = sorted(observations, key=lambda o: (tuple(self.space.encode(o.point)), o.value))
-        generator = torch.Generator().manual_seed(_BANK_SEED)
-        weightings, noise = bank(len(self._kernels), self.bank_size, self.noise, generator)
         y = torch.tensor([observation.value for observation in observations], dtype=torch.float64)
         data = Data.of(self.encode([o.point for o in observations]), y, [o.stderr for o in observations])
-        return StructuredMixture(self._kernels, data, weightings, noise)
+        return StructuredMixture(self._kernels, data, *self._bank)
 
     def propose(
         self,

@@ -1,0 +1,19 @@
+"""One torch thread for small matrices: on a machine busy with trials, threads that wait for each other cost minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Run the block on one thread, then restore torch's thread count. Results then do not depend on it either."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
