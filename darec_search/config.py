@@ -30,6 +30,11 @@ class PrepareConfig(Section):
     source: str | None = Field(None, description="Folder or file to read; not needed for `synthetic`.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the format, as on the command line.")
 
+    @field_validator("options")
+    @classmethod
+    def _no_names_of_ours(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return _without(options, ("format", "source", "out"), "`data.path` and `data.prepare` say it")
+
 
 class StudyDataConfig(Section):
     """The dataset and how much of it a trial sees."""
@@ -81,6 +86,11 @@ class SearchConfig(Section):
         0, description="Points proposed ahead of a free lane; 0 waits for the newest result."
     )
 
+    @field_validator("sampler_options")
+    @classmethod
+    def _no_names_of_ours(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return _without(options, ("name", "space", "seed"), "the study says it")
+
 
 class ResourcesConfig(Section):
     """Where trials run."""
@@ -97,6 +107,11 @@ class ResourcesConfig(Section):
         24 * 3600, description="A trial that runs longer is ended and recorded as timed_out."
     )
     attempts: Positive = Field(3, description="Workers that a trial may lose before it is recorded as failed.")
+
+    @property
+    def slots(self) -> int:
+        """Trials at a time, as asked for."""
+        return self.lanes if self.runner == "ray" else 1
 
 
 class TrackingConfig(Section):
@@ -172,6 +187,13 @@ class StudyConfig(Section):
             precision=self.precision,
             cache=str(Path(self.cache).absolute()),
         )
+
+
+def _without(options: dict[str, Any], names: Sequence[str], why: str) -> dict[str, Any]:
+    taken = [name for name in names if name in options]
+    if taken:
+        raise ValueError(f"{', '.join(taken)} cannot be given here: {why}")
+    return options
 
 
 def explain(error: ValidationError, where: str) -> str:

@@ -10,13 +10,14 @@ from typing import TypeVar
 
 from darec_search import samplers
 from darec_search.config import StudyConfig
-from darec_search.runners import RUNNERS
+from darec_search.runners.cluster import check_address
 from darec_search.space import SearchSpace
+from darec_search.study import check_folder
 from trainer.architecture import Architecture
 from trainer.data.dataset import MANIFEST, Dataset
 from trainer.data.prepare import prepare
 from trainer.errors import BadInput
-from trainer.training.warm import da_layer_count
+from trainer.training.warm import check_positions, da_layer_count
 
 T = TypeVar("T")
 
@@ -67,7 +68,8 @@ def check(config: StudyConfig, dataset: Dataset) -> Plan:
         BadInput: with every problem found, one line each.
     """
     problems: list[str] = []
-    layers = _collect(problems, lambda: _layers(config))
+    run = config.run_config("serial", {}, config.seed, users_fraction=1.0, epochs=1)
+    layers = _collect(problems, lambda: da_layer_count(run))
     weights = config.search.weights.searched()
     if layers:
         try:
@@ -76,8 +78,10 @@ def check(config: StudyConfig, dataset: Dataset) -> Plan:
             problems.append(f"search.fixed_architecture: {error}")
         space = SearchSpace(layers, weights=weights if config.search.strategy == "joint" else {})
         _collect(problems, lambda: samplers.create(config.search.sampler, space, 0, **config.search.sampler_options))
-    if config.resources.runner not in RUNNERS:
-        problems.append(f"resources.runner: {config.resources.runner!r} is unknown; choose {', '.join(RUNNERS)}")
+        _collect(problems, lambda: check_positions(run))
+        _collect(problems, lambda: check_folder(config, dataset.fingerprint, layers))
+    if config.resources.runner == "ray":
+        _collect(problems, lambda: check_address(config))
     if problems:
         raise BadInput("\n  ".join(problems))
     levels = math.prod(len(values) for values in weights.values())
@@ -94,10 +98,6 @@ def check(config: StudyConfig, dataset: Dataset) -> Plan:
         items=dataset.n_items,
         fingerprint=dataset.fingerprint,
     )
-
-
-def _layers(config: StudyConfig) -> int:
-    return da_layer_count(config.run_config("serial", {}, config.seed, users_fraction=1.0, epochs=1))
 
 
 def _collect(problems: list[str], attempt: Callable[[], T]) -> T | None:

@@ -18,18 +18,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
 
-from darec_search.config import StudyConfig
+from darec_search.config import StudyConfig, explain, read_yaml
 from darec_search.space import SearchSpace
 from darec_search.trial import TrialSpec
 from trainer.architecture import Architecture
 from trainer.config import RunConfig
 from trainer.errors import BadInput
 from trainer.training.result import RunResult, write_atomic
+
+if TYPE_CHECKING:
+    from trainer.data.dataset import Dataset
 
 _PACKAGES = ("darec-search", "torch", "ray", "transformers", "botorch", "ax-platform", "optuna", "mlflow")
 
@@ -75,12 +78,8 @@ class Study:
             BadInput: if the folder holds another study, something else, or cannot be written.
         """
         folder = config.folder
+        check_folder(config, fingerprint, layers)
         identity = _identity(config, fingerprint, layers)
-        environment_file = folder / "environment.json"
-        if environment_file.exists():
-            _refuse_another(folder, _read_json(environment_file).get("identity", {}), identity)
-        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise BadInput(f"{folder}: is not empty and holds no study; choose another `output`")
         environment = {
             "study": _digest(identity),
             "fingerprint": fingerprint,
@@ -89,11 +88,12 @@ class Study:
             **_surroundings(),
         }
         try:
-            (folder / "trials").mkdir(parents=True, exist_ok=True)
+            # The environment goes first: it is what tells a study that was killed here from a folder of something else.
+            write_atomic(folder / "environment.json", json.dumps(environment, indent=2))
             write_atomic(
                 folder / "study.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
             )
-            write_atomic(environment_file, json.dumps(environment, indent=2))
+            (folder / "trials").mkdir(exist_ok=True)
         except OSError as error:
             raise BadInput(f"{folder}: the study folder cannot be written ({error.strerror})") from error
         return cls(folder, config, environment)
@@ -103,17 +103,17 @@ class Study:
         """Open an existing study folder without changing it.
 
         Raises:
-            BadInput: if it is none.
+            BadInput: if it is none, or its files are damaged.
         """
-        if not (folder / "environment.json").exists() or not (folder / "study.yaml").exists():
-            raise BadInput(f"{folder}: is no study folder (study.yaml and environment.json are missing)")
-        document = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+        missing = [name for name in ("study.yaml", "environment.json") if not (folder / name).exists()]
+        if missing:
+            raise BadInput(f"{folder}: is no study folder ({' and '.join(missing)} missing)")
         try:
             # The folder may have been moved or mounted elsewhere since it was written.
-            config = StudyConfig.model_validate({**document, "output": str(folder)})
+            config = StudyConfig.model_validate({**read_yaml(folder / "study.yaml"), "output": str(folder)})
         except ValidationError as error:
-            raise BadInput(f"{folder / 'study.yaml'}: was written by an incompatible version ({error})") from error
-        return cls(folder, config, _read_json(folder / "environment.json"))
+            raise BadInput(explain(error, str(folder / "study.yaml"))) from error
+        return cls(folder, config, _read_environment(folder))
 
     @property
     def id(self) -> str:
@@ -129,6 +129,22 @@ class Study:
     def space(self) -> SearchSpace:
         """Bits of every DALayer × the λ levels of the config."""
         return SearchSpace(int(self.environment["layers"]), weights=self.config.search.weights.searched())
+
+    def dataset(self) -> Dataset:
+        """The study's dataset.
+
+        Raises:
+            BadInput: if it cannot be opened, or is no longer the one that the study searched on.
+        """
+        from trainer.data.dataset import Dataset  # PyArrow; most uses of a study folder need no data
+
+        dataset = Dataset.open(Path(self.config.data.path))
+        if dataset.fingerprint != self.fingerprint:
+            raise BadInput(
+                f"{dataset.folder}: is not the dataset of {self.folder} (fingerprint {dataset.fingerprint[:12]}, the "
+                f"study's is {self.fingerprint[:12]}); prepare it again as it was"
+            )
+        return dataset
 
     def trial_folder(self, trial_id: str) -> Path:
         """Folder of a trial: spec, result, curve, checkpoint."""
@@ -159,6 +175,13 @@ class Study:
         found = (self.trial(file.parent.name) for file in (self.folder / "trials").glob("*/spec.json"))
         return sorted(found, key=lambda trial: (trial.spec.number, trial.spec.id))
 
+    def final_result(self) -> RunResult | None:
+        """The result of the final run on all users; None while there is none."""
+        try:
+            return RunResult.model_validate_json((self.folder / "final" / "result.json").read_text(encoding="utf-8"))
+        except (OSError, ValidationError):
+            return None
+
     def run_config(self, spec: TrialSpec) -> RunConfig:
         """The training run that a spec asks for."""
         return self.config.run_config(
@@ -185,6 +208,20 @@ class Study:
         return result
 
 
+def check_folder(config: StudyConfig, fingerprint: str, layers: int) -> None:
+    """Check that the study folder is free or holds this very study; changes nothing.
+
+    Raises:
+        BadInput: if it holds another study or something else.
+    """
+    folder = config.folder
+    if (folder / "environment.json").exists():
+        _refuse_another(folder, _read_environment(folder)["identity"], _identity(config, fingerprint, layers))
+    # Hidden files are locks, or what a crash left of an atomic write.
+    elif folder.exists() and (not folder.is_dir() or any(file.name[0] != "." for file in folder.iterdir())):
+        raise BadInput(f"{folder}: is not empty and holds no study; choose another `output`")
+
+
 def best_trial(trials: Iterable[Trial]) -> Trial | None:
     """The finished trial with the highest objective (the luckiest draw, not a recommendation)."""
     finished = [trial for trial in trials if trial.objective is not None]
@@ -209,7 +246,8 @@ def _identity(config: StudyConfig, fingerprint: str, layers: int) -> dict[str, A
 
 
 def _refuse_another(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    differing = sorted(name for name, value in _leaves(new) if dict(_leaves(old)).get(name) != value)
+    before = dict(_leaves(old))
+    differing = sorted(name for name, value in _leaves(new) if before.get(name) != value)
     if differing:
         raise BadInput(
             f"{folder}: belongs to another study (it differs in {', '.join(differing)}); "
@@ -229,13 +267,15 @@ def _digest(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_environment(folder: Path) -> dict[str, Any]:
+    file = folder / "environment.json"
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BadInput(f"{file}: cannot be read as JSON; restore it or choose another `output`") from error
-    if not isinstance(document, dict):
-        raise BadInput(f"{file}: must hold a JSON object")
+    needed = {"study", "fingerprint", "layers", "identity", "packages", "commit"}
+    if not isinstance(document, dict) or needed - document.keys():
+        raise BadInput(f"{file}: is no environment of a study; restore it or choose another `output`")
     return document
 
 

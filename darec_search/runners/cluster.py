@@ -64,6 +64,17 @@ def connect(config: StudyConfig) -> None:
         signal.signal(signal.SIGTERM, handler)
 
 
+def check_address(config: StudyConfig) -> None:
+    """Check within seconds that a Ray cluster answers where the study or RAY_ADDRESS says; starts and joins nothing.
+
+    Raises:
+        BadInput: if none answers.
+    """
+    address = config.resources.address or os.environ.get("RAY_ADDRESS")
+    if address and address != "auto":
+        _probe(address)
+
+
 def disconnect() -> None:
     """Leave the cluster; one of its own ends. Whatever this process still runs there is killed."""
     import ray
@@ -139,11 +150,6 @@ def _start(config: StudyConfig) -> None:
 def _join(address: str) -> None:
     import ray
 
-    if "://" in address:
-        raise BadInput(
-            f"resources.address {address}: Ray Client is not supported; give host:port of the cluster's head "
-            "(port 6379 by default), or run on the cluster with `ray job submit`"
-        )
     if address != "auto":
         _probe(address)
     try:
@@ -154,6 +160,11 @@ def _join(address: str) -> None:
 
 def _probe(address: str) -> None:
     """Say hello in HTTP/2, as Ray's head speaks it: fails within seconds where Ray itself would try for minutes."""
+    if "://" in address:
+        raise BadInput(
+            f"resources.address {address}: Ray Client is not supported; give host:port of the cluster's head "
+            "(port 6379 by default), or run on the cluster with `ray job submit`"
+        )
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise BadInput(f"resources.address {address}: write it as host:port, or `auto`")

@@ -13,7 +13,7 @@ from trainer.data.negatives import hard_negatives
 from trainer.data.ragged import Ragged
 from trainer.data.text import encode_items
 from trainer.errors import BadInput
-from trainer.models.backbones import LoadedBackbone, layer_count, load_backbone
+from trainer.models.backbones import LoadedBackbone, layer_count, load_backbone, position_count
 from trainer.models.streams import PROMPT, StreamPacker
 
 
@@ -55,7 +55,7 @@ class Warm:
         dataset = self._subsets[subset_key]
         backbone = self._backbone(config.model.backbone, full, cache)
         packer = self._packer(backbone, full, data.max_item_tokens)
-        _check_positions(config, backbone)
+        _refuse_long_streams(config, backbone.model.max_positions)
         negatives_key = (*subset_key, config.negatives)
         if config.losses.contrastive == 0:
             negatives = Ragged.from_rows([[]] * dataset.n_items)
@@ -98,6 +98,7 @@ def check_run(config: RunConfig, warm: Warm) -> None:
         Architecture.parse(config.model.architecture, da_layer_count(config))
     except ValueError as error:
         raise BadInput(f"model.architecture: {error}") from error
+    check_positions(config)
     warm.materials(config)
 
 
@@ -118,10 +119,25 @@ def da_layer_count(config: RunConfig) -> int:
     return count
 
 
-def _check_positions(config: RunConfig, backbone: LoadedBackbone) -> None:
+def check_positions(config: RunConfig) -> None:
+    """Check that the longest stream fits the backbone, without loading it.
+
+    Raises:
+        BadInput: if the backbone is unknown or knows too few positions.
+    """
+    backbone = config.model.backbone
+    if backbone.name == "builtin":
+        from trainer.models.backbones.builtin import MAX_POSITIONS
+
+        _refuse_long_streams(config, MAX_POSITIONS)
+    else:
+        _refuse_long_streams(config, position_count(backbone.name, backbone.revision))
+
+
+def _refuse_long_streams(config: RunConfig, positions: int) -> None:
     longest = config.data.max_items * (config.data.max_item_tokens + 1)
-    if longest > backbone.model.max_positions:
+    if longest > positions:
         raise BadInput(
-            f"data.max_items × (data.max_item_tokens + 1) = {longest} tokens, but {backbone.name} knows "
-            f"{backbone.model.max_positions} positions; lower one of the two"
+            f"data.max_items × (data.max_item_tokens + 1) = {longest} tokens, but the backbone "
+            f"{config.model.backbone.name} knows {positions} positions; lower one of the two"
         )

@@ -34,6 +34,15 @@ def layer_count(name: str, revision: str | None = None) -> int:
     return int(_config(name, revision).num_hidden_layers)
 
 
+def position_count(name: str, revision: str | None = None) -> int:
+    """Positions that a model folder or hub id knows, read from its config alone.
+
+    Raises:
+        BadInput: if it is no model of a known family.
+    """
+    return int(_config(name, revision).max_position_embeddings)
+
+
 def load_backbone(name: str, revision: str | None = None) -> LoadedBackbone:
     """Load a frozen backbone and its tokenizer from a local folder or a Hugging Face id.
 

@@ -20,7 +20,7 @@ from trainer.config import BuiltinBackboneConfig
 
 _BLOCK = 128
 _BLOCKS_PER_STEP = 8
-_MAX_POSITIONS = 2048
+MAX_POSITIONS = 2048
 _SPECIAL = ("<pad>", "</s>")
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def build_builtin(config: BuiltinBackboneConfig, sentences: Sequence[str], promp
                 num_hidden_layers=config.layers,
                 num_attention_heads=config.heads,
                 ffn_dim=4 * config.hidden,
-                max_position_embeddings=_MAX_POSITIONS,
+                max_position_embeddings=MAX_POSITIONS,
                 dropout=0.0,
                 attention_dropout=0.0,
                 pad_token_id=0,
@@ -107,7 +107,7 @@ def _train(model: Any, tokens: list[NDArray[np.int64]], config: BuiltinBackboneC
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps + 1)
     model.train()
     for step, batch in zip(range(1, config.steps + 1), _batches(tokens, rng), strict=False):
-        offset = int(rng.integers(0, _MAX_POSITIONS - _BLOCK + 1))
+        offset = int(rng.integers(0, MAX_POSITIONS - _BLOCK + 1))
         positions = torch.arange(offset, offset + _BLOCK).expand_as(batch)
         loss = model(input_ids=batch, position_ids=positions, labels=batch, use_cache=False).loss
         optimizer.zero_grad(set_to_none=True)
