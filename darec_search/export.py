@@ -29,11 +29,11 @@ from trainer.architecture import Architecture
 from trainer.config import LossConfig, ModelConfig, Positive, RunConfig, Section
 from trainer.data.dataset import Dataset, Split
 from trainer.errors import BadInput
-from trainer.inference import TrainedModel, assemble
+from trainer.inference import TrainedModel, assemble, default_device
 from trainer.metrics import ranking_metrics
 from trainer.models.backbones import is_local
 from trainer.training.model_file import load_model
-from trainer.training.result import write_atomic
+from trainer.training.result import RunResult, write_atomic
 from trainer.training.warm import Warm
 
 VERSION = 1
@@ -62,6 +62,21 @@ class Card(Section):
     versions: dict[str, str | None] = Field(description="Package versions of the study.")
     commit: str | None = Field(description="Commit of the code, when known.")
     sha256: str = Field(description="SHA-256 of model.safetensors.")
+    items_sha256: str = Field(description="SHA-256 of items.parquet.")
+    card_sha256: str = Field("", description="SHA-256 of this card's other fields.")
+
+    def sealed(self) -> Card:
+        """The same card with its own hash."""
+        return self.model_copy(update={"card_sha256": self._digest()})
+
+    @property
+    def intact(self) -> bool:
+        """Whether the card is as it was sealed. A flipped bit of an architecture would fit the tensors all the same."""
+        return self.card_sha256 == self._digest()
+
+    def _digest(self) -> str:
+        text = json.dumps(self.model_dump(mode="json", exclude={"card_sha256"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def export(study: Study, out: Path) -> Card:
@@ -72,19 +87,25 @@ def export(study: Study, out: Path) -> Card:
         out: the folder; an earlier export in it is replaced.
 
     Raises:
-        BadInput: if there is no final run yet, or `out` holds something else.
+        BadInput: if there is no final run yet, its dataset is gone or changed, or `out` cannot be used.
     """
     final = study.folder / "final"
-    if not (final / "model.safetensors").exists():
+    result = study.final_result()
+    if result is None or result.status != "finished" or not (final / "model.safetensors").exists():
         raise BadInput(f"{study.folder}: has no final model yet; run `darec-search promote {study.folder}` first")
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / CARD).exists())):
         raise BadInput(f"{out}: holds something else than an export; choose another folder")
+    dataset = study.dataset()
     config = RunConfig.model_validate_json((final / "run.json").read_text(encoding="utf-8"))
-    dataset = Dataset.open(Path(config.data.path))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    data = config.data.model_copy(update={"path": str(dataset.folder)})
+    config = config.model_copy(update={"data": data, "cache": str(Path(study.config.cache).absolute())})
     try:
-        card = _write(study, config, dataset, temporary)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise BadInput(f"{out}: cannot be written ({error.strerror}); choose another folder") from error
+    try:
+        card = _write(study, config, result, dataset, temporary)
         temporary.chmod(0o755)
         if out.exists():
             shutil.rmtree(out)
@@ -94,7 +115,7 @@ def export(study: Study, out: Path) -> Card:
     return card
 
 
-def _write(study: Study, config: RunConfig, dataset: Dataset, folder: Path) -> Card:
+def _write(study: Study, config: RunConfig, result: RunResult, dataset: Dataset, folder: Path) -> Card:
     from darec_search.report import architecture_picture
 
     final = study.folder / "final"
@@ -107,35 +128,32 @@ def _write(study: Study, config: RunConfig, dataset: Dataset, folder: Path) -> C
     columns = {"id": dataset.item_ids, "title": dataset.titles, "sentence": dataset.sentences}
     pq.write_table(pa.table(columns), folder / "items.parquet")
     pq.write_table(pa.table({"id": dataset.user_ids}), folder / "users.parquet")
-    card = _card(study, config, dataset, name, backbone.revision, folder / "model.safetensors")
+    named = config.model.backbone.model_copy(update={"name": name, "revision": backbone.revision})
+    model = config.model.model_copy(update={"backbone": named})
+    card = _card(study, config.model_copy(update={"model": model}), result, dataset, folder).sealed()
     write_atomic(folder / CARD, card.model_dump_json(indent=2))
     architecture_picture(Architecture(card.bits), folder / "architecture.png")
     (folder / "README.md").write_text(_readme(card), encoding="utf-8")
     return card
 
 
-def _card(
-    study: Study, config: RunConfig, dataset: Dataset, backbone: str, revision: str | None, model_file: Path
-) -> Card:
-    final = study.folder / "final"
-    result = json.loads((final / "result.json").read_text(encoding="utf-8"))
-    metrics = {"validation": result["metrics"]}
-    if (final / "metrics.json").exists():
-        test = json.loads((final / "metrics.json").read_text(encoding="utf-8"))
+def _card(study: Study, config: RunConfig, result: RunResult, dataset: Dataset, folder: Path) -> Card:
+    metrics = {"validation": result.metrics}
+    measured = study.folder / "final" / "metrics.json"
+    if measured.exists():
+        test = json.loads(measured.read_text(encoding="utf-8"))
         metrics["test"] = {name: value for name, value in test.items() if name not in ("split", "users")}
-    named = config.model.backbone.model_copy(update={"name": backbone, "revision": revision})
-    layers = int(study.environment["layers"])
-    architecture = Architecture.parse(config.model.architecture, layers)
+    architecture = Architecture.parse(config.model.architecture, study.space.layers)
     return Card(
         study=study.config.name,
         study_id=study.id,
         architecture=architecture.text,
         bits=architecture.bits,
-        model=config.model.model_copy(update={"backbone": named}),
+        model=config.model,
         losses=config.losses,
         seed=config.seed,
         epochs=config.optimization.epochs,
-        best_epoch=result["best_epoch"],
+        best_epoch=result.best_epoch,
         users=dataset.n_users,
         items=dataset.n_items,
         max_items=config.data.max_items,
@@ -144,8 +162,14 @@ def _card(
         metrics=metrics,
         versions=study.environment["packages"],
         commit=study.environment["commit"],
-        sha256=hashlib.sha256(model_file.read_bytes()).hexdigest(),
+        sha256=_sha256(folder / "model.safetensors"),
+        items_sha256=_sha256(folder / "items.parquet"),
     )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _only_model_files(folder: str, names: list[str]) -> list[str]:
@@ -214,8 +238,10 @@ class Recommender:
             users: user id of each history, where known; others get the average user's collaborative vector.
 
         Raises:
-            BadInput: if a history is empty or names an unknown item.
+            BadInput: if a history is empty or names an unknown item, or there are not as many users as histories.
         """
+        if users is not None and len(users) != len(histories):
+            raise BadInput(f"users: there are {len(users)} for {len(histories)} histories; give one each, or none")
         indices = [self._history(place, history) for place, history in enumerate(histories)]
         known = [self._users.get(user, -1) if user is not None else -1 for user in users or [None] * len(indices)]
         scores = self._trained.scores(indices, np.array(known, dtype=np.int64))
@@ -255,23 +281,27 @@ class Recommender:
         return np.array([self._index[item] for item in history], dtype=np.int64)
 
 
-def load(path: Path | str, device: str = "cpu") -> Recommender:
+def load(path: Path | str, device: str | None = None) -> Recommender:
     """Load an export.
 
+    Args:
+        path: the exported folder.
+        device: where to put the model; CUDA when there is some, if absent.
+
     Raises:
-        BadInput: if the folder is none, a part is missing, or the model file is not the card's.
+        BadInput: if the folder is none, a part is missing or is not what the card describes.
     """
     folder = Path(path)
     card = read_card(folder)
-    model_file = folder / "model.safetensors"
-    state = load_model(model_file)
-    if hashlib.sha256(model_file.read_bytes()).hexdigest() != card.sha256:
-        raise BadInput(f"{model_file}: is not the model that {CARD} describes; export it again")
+    for name, digest in (("model.safetensors", card.sha256), ("items.parquet", card.items_sha256)):
+        if (folder / name).exists() and _sha256(folder / name) != digest:
+            raise BadInput(f"{folder / name}: is not the one that {CARD} describes; export it again")
+    state = load_model(folder / "model.safetensors")
     try:
         items = pq.read_table(folder / "items.parquet").to_pydict()
         users = pq.read_table(folder / "users.parquet").column("id").to_pylist()
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise BadInput(f"{folder}: items.parquet or users.parquet cannot be read ({error}); export again") from error
+        raise BadInput(f"{folder}: items.parquet or users.parquet cannot be read ({error}); export it again") from error
     config = card.model
     if config.backbone.name == "backbone":
         local = config.backbone.model_copy(update={"name": str((folder / "backbone").resolve()), "revision": None})
@@ -283,7 +313,7 @@ def load(path: Path | str, device: str = "cpu") -> Recommender:
         n_users=card.users,
         max_items=card.max_items,
         max_item_tokens=card.max_item_tokens,
-        device=device,
+        device=device or default_device(),
     )
     return Recommender(card, trained, items, users)
 
@@ -299,10 +329,13 @@ def read_card(folder: Path) -> Card:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document.get("version") != VERSION:
             raise BadInput(f"{path}: version {document.get('version')} is unknown here (known: {VERSION})")
-        return Card.model_validate(document)
+        card = Card.model_validate(document)
     except OSError as error:
         raise BadInput(f"{folder}: is no exported model ({CARD}: {error.strerror or error})") from error
     except (ValueError, AttributeError, ValidationError) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"{path}: is damaged; export it again") from error
+    if not card.intact:
+        raise BadInput(f"{path}: was changed after the export; export it again")
+    return card

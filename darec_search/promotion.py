@@ -9,22 +9,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
+import shutil
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationError
 from scipy import stats
 from torch import Tensor
 
@@ -32,13 +34,13 @@ from darec_search.controller import search_fidelity
 from darec_search.runners.base import DoneEvent, Event, Runner
 from darec_search.runners.final import run_final
 from darec_search.space import Point
-from darec_search.study import Study, Trial
-from darec_search.trial import Fidelity, TrialSpec, make_spec
+from darec_search.study import Study
+from darec_search.trial import SEARCH_STAGES, Fidelity, TrialSpec, make_spec
 from trainer.architecture import FIXED_ARMS, Architecture
 from trainer.baselines import REFERENCES, reference_ranks
 from trainer.config import RunConfig, Section
 from trainer.data.dataset import Dataset
-from trainer.inference import restore
+from trainer.inference import default_device, restore
 from trainer.metrics import per_user_metrics, ranking_metrics
 from trainer.training.model_file import load_model
 from trainer.training.result import RunResult, write_atomic
@@ -47,6 +49,7 @@ from trainer.training.warm import Warm
 RULE = "highest mean validation MRR over fresh seeds on the search data; a fixed arm wins ties"
 _FRESH_SEEDS = 1000
 """Distance of the re-tests' seeds from those of the search."""
+_OPENINGS = "test_opened.json"
 
 logger = logging.getLogger(__name__)
 OnEvent = Callable[[Event], None]
@@ -88,8 +91,7 @@ class _Full:
     """A model trained on all users."""
 
     config: RunConfig
-    result: RunResult
-    folder: Path
+    file: Path
 
 
 def candidates(study: Study) -> dict[str, Point]:
@@ -117,7 +119,7 @@ def search_values(study: Study) -> dict[Point, float]:
     values: dict[Point, list[float]] = defaultdict(list)
     fidelity = search_fidelity(study)
     for trial in study.trials():
-        in_search = trial.spec.stage not in ("retest", "full")
+        in_search = trial.spec.stage in SEARCH_STAGES
         if in_search and trial.spec.fidelity == fidelity and trial.objective is not None:
             values[trial.spec.point].append(trial.objective)
     return {point: statistics.fmean(found) for point, found in values.items()}
@@ -132,9 +134,7 @@ def retest(study: Study, runner: Runner, on_event: OnEvent) -> Promotion:
     arms = candidates(study)
     fidelity = search_fidelity(study)
     seeds = [study.config.seed + _FRESH_SEEDS + repeat for repeat in range(study.config.promotion.repeats)]
-    specs = {
-        arm: [_request(study, "retest", point, seed, fidelity, arm) for seed in seeds] for arm, point in arms.items()
-    }
+    specs = {arm: [_request(study, point, seed, fidelity, arm) for seed in seeds] for arm, point in arms.items()}
     # Seed by seed, so that an interrupted re-test has compared all arms equally.
     _run(study, runner, [specs[arm][place] for place in range(len(seeds)) for arm in arms], on_event)
     found = search_values(study)
@@ -146,14 +146,17 @@ def retest(study: Study, runner: Runner, on_event: OnEvent) -> Promotion:
 
 def train_fixed_arms(study: Study, promotion: Promotion, runner: Runner, on_event: OnEvent) -> None:
     """Train the fixed arms that did not win on all users, side by side on the runner; their models are kept."""
-    fidelity = _full_fidelity(study)
-    points = {candidate.arm: candidate for candidate in promotion.candidates}
-    specs = [
-        _request(study, "full", Point(points[arm].bits, points[arm].weights), study.config.seed, fidelity, arm)
-        for arm in FIXED_ARMS
-        if arm != promotion.winner
-    ]
+    specs = fixed_arm_specs(study, promotion)
+    for spec in specs:
+        study.request(spec)
     _run(study, runner, specs, on_event)
+    for spec in specs:
+        result = study.trial(spec.id).result
+        if result is not None and result.status != "finished":
+            logger.warning(
+                "the fixed arm %s has no place in the final table: its run on all users ended as %s (%s)",
+                spec.arm, result.status, result.reason,
+            )  # fmt: skip
 
 
 def train_winner(study: Study, promotion: Promotion) -> RunResult:
@@ -166,15 +169,15 @@ def train_winner(study: Study, promotion: Promotion) -> RunResult:
     """
     folder = study.folder / "final"
     config = _winner_config(study, promotion)
-    text = config.model_dump_json(indent=2)
-    done = folder / "result.json"
-    if done.exists() and _same_run(folder / "run.json", config):
-        result = RunResult.model_validate_json(done.read_text(encoding="utf-8"))
-        if result.status == "finished" and (folder / "model.safetensors").exists():
-            return result
-    for stale in ("result.json", "metrics.json", "comparison.json"):
+    if not _same_run(folder / "run.json", config):
+        # Neither the model nor the checkpoint of another winner may be taken for this one's: their tensors would fit.
+        shutil.rmtree(folder, ignore_errors=True)
+    done = study.final_result()
+    if done is not None and done.status == "finished" and (folder / "model.safetensors").exists():
+        return done
+    for stale in ("result.json", "model.safetensors"):
         (folder / stale).unlink(missing_ok=True)
-    write_atomic(folder / "run.json", text)
+    write_atomic(folder / "run.json", config.model_dump_json(indent=2))
     result = run_final(study.config, config, folder)
     if result.status != "finished":
         raise PromotionFailed(f"the final run ended as {result.status}: {result.reason}; run again to try it once more")
@@ -184,19 +187,25 @@ def train_winner(study: Study, promotion: Promotion) -> RunResult:
 def open_test_split(study: Study, promotion: Promotion) -> list[dict[str, Any]]:
     """Open the test split once and compare all models on it; writes `final/metrics.json` and `comparison.json`.
 
+    A comparison of these very models is not repeated. Every opening is recorded in `test_opened.json`.
+
     Returns:
         Rows of the final table: name, MRR, Recall@10, NDCG@10, and where it is not the winner's row the two-sided
         p-value of a paired t-test of reciprocal ranks against the winner.
     """
     folder = study.folder / "final"
-    if (folder / "comparison.json").exists():
+    models = _models(study, promotion)
+    compared = {name: hashlib.sha256(model.file.read_bytes()).hexdigest() for name, model in models.items()}
+    openings = test_openings(study)
+    if openings and openings[-1]["models"] == compared and (folder / "comparison.json").exists():
         rows: list[dict[str, Any]] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
         return rows
-    config = _winner_config(study, promotion)
-    dataset = Dataset.open(Path(config.data.path))
+    for stale in ("comparison.json", "metrics.json"):
+        (folder / stale).unlink(missing_ok=True)
+    dataset = study.dataset()
     opening = {"time": time.time(), "reason": "final comparison", "fingerprint": dataset.fingerprint}
-    write_atomic(folder / "test_opened.json", json.dumps(opening, indent=2))
-    ranks = _test_ranks(study, promotion, dataset)
+    write_atomic(study.folder / _OPENINGS, json.dumps([*openings, {**opening, "models": compared}], indent=2))
+    ranks = _test_ranks(models, dataset)
     winner = per_user_metrics(ranks["winner"])["mrr"].numpy()
     table = [_row(name, found, winner, promotion) for name, found in ranks.items()]
     columns = {"user": dataset.user_ids, **{name: found.numpy() for name, found in ranks.items()}}
@@ -207,28 +216,33 @@ def open_test_split(study: Study, promotion: Promotion) -> list[dict[str, Any]]:
     return table
 
 
-def _test_ranks(study: Study, promotion: Promotion, dataset: Dataset) -> dict[str, Tensor]:
+def test_openings(study: Study) -> list[dict[str, Any]]:
+    """When and for which models (SHA-256 of their files) this study has opened the test split, oldest first."""
+    file = study.folder / _OPENINGS
+    openings: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    return openings
+
+
+def _models(study: Study, promotion: Promotion) -> dict[str, _Full]:
+    """The winner's model and those of the fixed arms that lost to it, by name."""
+    models = {"winner": _Full(_winner_config(study, promotion), study.folder / "final" / "model.safetensors")}
+    for spec in fixed_arm_specs(study, promotion):
+        file = study.trial_folder(spec.id) / "model.safetensors"
+        if spec.arm and file.exists():
+            models[spec.arm] = _Full(study.run_config(spec), file)
+    return models
+
+
+def _test_ranks(models: Mapping[str, _Full], dataset: Dataset) -> dict[str, Tensor]:
     """[users] test ranks by name: winner, the fixed arms, the references."""
-    warm = Warm()
-    models = {"winner": _Full(_winner_config(study, promotion), _read_result(study), study.folder / "final")}
-    fidelity = _full_fidelity(study)
-    for trial in study.trials():
-        finished = trial.spec.stage == "full" and trial.spec.fidelity == fidelity and trial.status == "finished"
-        if finished and trial.spec.arm and trial.result and _of_this_promotion(trial, promotion):
-            models[trial.spec.arm] = _Full(study.run_config(trial.spec), trial.result, trial.folder)
+    warm, device = Warm(), default_device()
     ranks = {
-        name: restore(full.config, load_model(full.folder / "model.safetensors"), warm).ranks(
-            dataset, "test", known_users=True
-        )
+        name: restore(full.config, load_model(full.file), warm, device).ranks(dataset, "test", known_users=True)
         for name, full in models.items()
     }
     for name, reference in REFERENCES.items():
         ranks[name] = reference_ranks(reference.fit(dataset), dataset, "test")
     return ranks
-
-
-def _of_this_promotion(trial: Trial, promotion: Promotion) -> bool:
-    return any(c.bits == trial.spec.bits and c.weights == trial.spec.weights for c in promotion.candidates)
 
 
 def _row(name: str, ranks: Tensor, winner: NDArray[np.float32], promotion: Promotion) -> dict[str, Any]:
@@ -278,11 +292,8 @@ def _candidate(
     )
 
 
-def _request(
-    study: Study, stage: Literal["retest", "full"], point: Point, seed: int, fidelity: Fidelity, arm: str
-) -> TrialSpec:
-    number = max((trial.spec.number for trial in study.trials()), default=-1) + 1
-    return study.request(make_spec(study.id, number, stage, point, seed, fidelity, arm)).spec
+def _request(study: Study, point: Point, seed: int, fidelity: Fidelity, arm: str) -> TrialSpec:
+    return study.request(make_spec(study.id, _next_number(study), "retest", point, seed, fidelity, arm)).spec
 
 
 def _run(study: Study, runner: Runner, specs: Iterable[TrialSpec], on_event: OnEvent) -> None:
@@ -295,6 +306,20 @@ def _run(study: Study, runner: Runner, specs: Iterable[TrialSpec], on_event: OnE
             on_event(event)
             if isinstance(event, DoneEvent):
                 waiting.pop(event.trial_id, None)
+
+
+def _next_number(study: Study) -> int:
+    return max((trial.spec.number for trial in study.trials()), default=-1) + 1
+
+
+def fixed_arm_specs(study: Study, promotion: Promotion) -> list[TrialSpec]:
+    """The runs on all users of the fixed arms that did not win."""
+    arms = [c for kind in FIXED_ARMS for c in promotion.candidates if c.arm == kind != promotion.winner]
+    fidelity, first = _full_fidelity(study), _next_number(study)
+    return [
+        make_spec(study.id, number, "full", Point(c.bits, c.weights), study.config.seed, fidelity, c.arm)
+        for number, c in enumerate(arms, first)
+    ]
 
 
 def _full_fidelity(study: Study) -> Fidelity:
@@ -314,8 +339,10 @@ def _winner_config(study: Study, promotion: Promotion) -> RunConfig:
 
 
 def _same_run(file: Path, config: RunConfig) -> bool:
-    return file.exists() and json.loads(file.read_text(encoding="utf-8")) == config.model_dump(mode="json")
-
-
-def _read_result(study: Study) -> RunResult:
-    return RunResult.model_validate_json((study.folder / "final" / "result.json").read_text(encoding="utf-8"))
+    """Whether a run file asks for the same training; where data and caches lie does not matter."""
+    try:
+        found = RunConfig.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return False
+    data = found.data.model_copy(update={"path": config.data.path})
+    return found.model_copy(update={"data": data, "cache": config.cache}) == config

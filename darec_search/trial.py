@@ -14,6 +14,7 @@ from trainer.config import Fraction, Positive, Section
 Stage = Literal["weights", "architecture", "joint", "retest", "full"]
 """`weights`, `architecture` and `joint` belong to the search; `retest` and `full` (a fixed arm on all data, whose model
 is kept) to the promotion."""
+SEARCH_STAGES: tuple[Stage, ...] = ("weights", "architecture", "joint")
 
 
 class Fidelity(Section):
@@ -26,7 +27,7 @@ class Fidelity(Section):
 class TrialSpec(Section):
     """One trial as `trials/<id>/spec.json` holds it. Build it with `make_spec`."""
 
-    id: str = Field(description="Hash of study, bits, weights, fidelity and seed.")
+    id: str = Field(description="Hash of study, bits, weights, fidelity, seed, and whether the model is kept.")
     number: int = Field(ge=0, description="Order of asking, from 0.")
     stage: Stage = Field(description="Which part of the strategy asked for it.")
     bits: tuple[int, ...] = Field(description="3L bits, layer by layer.")
@@ -50,13 +51,15 @@ def make_spec(
     study: str, number: int, stage: Stage, point: Point, seed: int, fidelity: Fidelity, arm: str | None = None
 ) -> TrialSpec:
     """A spec with its id. The same question has the same id, so it is never paid for twice."""
-    key = {
+    key: dict[str, object] = {
         "study": study,
         "bits": list(point.bits),
         "weights": dict(sorted(point.weights.items())),
         "fidelity": fidelity.model_dump(),
         "seed": seed,
     }
+    if stage == "full":  # a search trial at full fidelity has the same answer, but left no model
+        key["keeps_model"] = True
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return TrialSpec(
         id=digest[:12], number=number, stage=stage, bits=point.bits, weights=dict(point.weights), seed=seed,

@@ -70,6 +70,11 @@ class TrainedModel:
         )
 
 
+def default_device() -> str:
+    """CUDA when there is some."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def restore(config: RunConfig, state: dict[str, Tensor], warm: Warm | None = None, device: str = "cpu") -> TrainedModel:
     """The model of a run from its config and trained tensors.
 
