@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from darec_search.controller import search_fidelity
 from darec_search.runners.base import DoneEvent, Event
-from darec_search.runners.lanes import lane_gaps
 from darec_search.study import Study, Trial, best_trial
 from trainer.architecture import FIXED_ARMS, Architecture
+from trainer.training.result import RunResult
 
 if TYPE_CHECKING:
     from darec_search.pipeline import StudyResult
@@ -72,17 +74,16 @@ class ConsoleObserver:
     ) -> None:
         self._progress.stop()
 
-    def stage(self, text: str, runs: int = 0) -> None:
-        """A new part begins."""
+    def stage(self, text: str, runs: int = 0, done: Sequence[RunResult] = ()) -> None:
+        """A new part begins, of which an earlier start has done some."""
         self._runs, self._done, self._best = runs, 0, 0.0
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._task = self._progress.add_task(text, total=runs or None, best="", left="")
-        self._say(f"{text}{f': {runs} runs' if runs else ''}")
-
-    def skip(self, runs: int, best: float) -> None:
-        """So many runs of this part were done by an earlier start."""
-        self._done, self._best = runs, best
+        for result in done:
+            self._count(result)
+        left = f", {self._done} done before" if done else ""
+        self._say(f"{text}{f': {runs} runs{left}' if runs else ''}")
         self._show()
 
     def event(self, event: Event) -> None:
@@ -90,18 +91,21 @@ class ConsoleObserver:
         if not isinstance(event, DoneEvent):
             return
         result = event.result
-        self._done += 1
-        self._seconds.append(result.cost.wall_s)
+        self._count(result)
         if result.objective is not None:
-            self._best = max(self._best, result.objective)
             outcome = f"validation MRR {result.objective:.4f}"
         else:
             outcome = f"{result.status}: {result.reason}"
         self._say(f"  {self._done}/{self._runs} {event.trial_id} {outcome}, {result.cost.wall_s:.1f} s")
         self._show()
 
+    def _count(self, result: RunResult) -> None:
+        self._done = min(self._done + 1, self._runs)
+        self._seconds.append(result.cost.wall_s)
+        self._best = max(self._best, result.objective or 0.0)
+
     def _show(self) -> None:
-        waves = -(-max(self._runs - self._done, 0) // self._slots)
+        waves = -(-(self._runs - self._done) // self._slots)
         seconds = statistics.fmean(self._seconds) * waves if self._seconds else 0.0
         self._progress.update(
             self._task,
@@ -122,13 +126,9 @@ def print_result(console: Console, result: StudyResult) -> None:
     console.print(f"Winner: [bold]{Architecture(best.bits).text}[/] ({best.arm})  {_weights(best.weights)}")
     console.print(f"Why: {result.promotion.reason}.", highlight=False)
     console.print(comparison_table(result.comparison))
-    console.print(_verdict(result.comparison), highlight=False)
-    gaps = lane_gaps(study.trials())
-    if gaps:
-        console.print(
-            f"Between two trials on a warm lane: {statistics.median(gaps):.2f} s (median), {max(gaps):.2f} s (most).",
-            highlight=False,
-        )
+    console.print(verdict(result.comparison, result.promotion.winner), highlight=False)
+    if study.config.resources.runner == "ray":
+        _print_lane_gaps(console, study)
     console.print()
     rows = {
         "model": str(result.model),
@@ -137,8 +137,18 @@ def print_result(console: Console, result: StudyResult) -> None:
         "MLflow": result.tracking.location if result.tracking else f"darec-search sync {study.folder}",
     }
     for name, value in rows.items():
-        console.print(f"{name:>8}  {value}", highlight=False, soft_wrap=True)
-    console.print(f"{'next':>8}  darec-search recommend {result.model} --history ID,ID,…", highlight=False)
+        console.print(f"{name:>8}  {value}", highlight=False, markup=False, soft_wrap=True)
+    following = f"darec-search recommend {result.model} --history ID,ID,…"
+    console.print(f"{'next':>8}  {following}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_lane_gaps(console: Console, study: Study) -> None:
+    from darec_search.runners.lanes import lane_gaps  # imports Ray, which takes seconds
+
+    gaps = lane_gaps(study.trials())
+    if gaps:
+        text = f"Between two trials on a warm lane: {statistics.median(gaps):.2f} s (median), {max(gaps):.2f} s (most)."
+        console.print(text, highlight=False)
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -156,20 +166,29 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One plain sentence on how the winner compares."""
+def verdict(rows: Sequence[Mapping[str, Any]], arm: str) -> str:
+    """One plain sentence on how the winner compares.
+
+    Args:
+        rows: the final table.
+        arm: the winner's arm; a fixed one is not among the other rows.
+    """
     winner = next(row for row in rows if row["name"] == "winner")
-    others = [row for row in rows if row["name"] != "winner"]
-    references = [row for row in others if row["name"] not in FIXED_ARMS]
-    better = [row["name"] for row in references if row["mrr"] > winner["mrr"]]
+    arms = [row for row in rows if row["name"] in FIXED_ARMS]
+    references = [row for row in rows if row["name"] not in (*FIXED_ARMS, "winner")]
     parts = []
-    arms = [row for row in others if row["name"] in FIXED_ARMS]
+    if arm in FIXED_ARMS:
+        parts.append(f"the fixed arm {arm}, since the search found nothing better")
     if arms:
-        arm = max(arms, key=lambda row: row["mrr"])
-        change = winner["mrr"] / arm["mrr"] - 1 if arm["mrr"] else 0.0
-        parts.append(f"{change:+.1%} test MRR against {arm['name']}, the better fixed arm")
+        rival = max(arms, key=lambda row: row["mrr"])
+        which = "the better fixed arm" if len(arms) > 1 else "the other fixed arm"
+        if len(arms) == 1 and arm not in FIXED_ARMS:
+            which = "the only fixed arm that finished"
+        parts.append(f"{winner['mrr'] / rival['mrr'] - 1:+.1%} test MRR against {rival['name']}, {which}")
+    better = [row["name"] for row in references if row["mrr"] > winner["mrr"]]
     if better:
-        parts.append(f"{' and '.join(better)} (no training) still rank better: this model is not worth its cost yet")
+        ranks = "ranks" if len(better) == 1 else "rank"
+        parts.append(f"{' and '.join(better)} (no training) still {ranks} better: it is not worth its cost yet")
     else:
         parts.append("better than both references without training")
     return "The winner: " + "; ".join(parts) + "."
@@ -178,7 +197,7 @@ def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
 def status_document(study: Study) -> dict[str, Any]:
     """`status --json`: trials, the best point so far, and what was spent."""
     trials = study.trials()
-    results = [trial.result for trial in trials if trial.result]
+    results = [result for result in (*(trial.result for trial in trials), study.final_result()) if result]
     return {
         "study": study.config.name,
         "folder": str(study.folder),
@@ -196,7 +215,7 @@ def status_document(study: Study) -> dict[str, Any]:
             }
             for trial in trials
         ],
-        "best": _best(trials),
+        "best": _best([trial for trial in trials if trial.spec.fidelity == search_fidelity(study)]),
         "gpu_hours": sum(result.cost.gpu_s for result in results) / 3600,
         "cpu_hours": sum(result.cost.cpu_s for result in results) / 3600,
     }
@@ -204,7 +223,7 @@ def status_document(study: Study) -> dict[str, Any]:
 
 def status_table(study: Study) -> Table:
     """The trials of a study."""
-    table = Table(title=f"{study.config.name}: {study.folder}", title_justify="left")
+    table = Table(title=escape(f"{study.config.name}: {study.folder}"), title_justify="left")
     for name in ("#", "trial", "stage", "architecture", "λ", "seed", "status", "MRR", "s"):
         table.add_column(name, justify="right" if name in ("#", "seed", "MRR", "s") else "left")
     for trial in study.trials():
@@ -224,17 +243,11 @@ def status_table(study: Study) -> Table:
 
 
 def _best(trials: Sequence[Trial]) -> dict[str, Any] | None:
-    """The luckiest trial's point: mean over its seeds at that fidelity, a 95 % interval where it has several."""
-    best = best_trial(trial for trial in trials if trial.spec.stage != "full")
+    """The luckiest trial's point: mean over its seeds, a 95 % interval where it has several."""
+    best = best_trial(trials)
     if best is None:
         return None
-    same = [
-        trial.objective
-        for trial in trials
-        if trial.spec.point == best.spec.point
-        and trial.spec.fidelity == best.spec.fidelity
-        and trial.objective is not None
-    ]
+    same = [t.objective for t in trials if t.spec.point == best.spec.point and t.objective is not None]
     mean = statistics.fmean(same)
     half = 1.96 * statistics.stdev(same) / len(same) ** 0.5 if len(same) > 1 else None
     interval = None if half is None else [mean - half, mean + half]

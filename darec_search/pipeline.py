@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from darec_search import planning, promotion, runners
 from darec_search.config import StudyConfig
-from darec_search.controller import search
+from darec_search.controller import search, search_fidelity
 from darec_search.export import export
 from darec_search.promotion import Promotion
 from darec_search.report import write_report
@@ -17,17 +20,20 @@ from darec_search.runners.base import DoneEvent, Event, Runner
 from darec_search.study import Study
 from darec_search.tracking.base import Synced
 from darec_search.tracking.mirror import Mirror
-from trainer.architecture import FIXED_ARMS
+from darec_search.trial import SEARCH_STAGES, TrialSpec
+from trainer.errors import BadInput
+from trainer.training.result import RunResult
 from trainer.training.warm import Warm
 
+logger = logging.getLogger(__name__)
 OnEvent = Callable[[Event], None]
 
 
 class Observer(Protocol):
     """Is told how a study gets on."""
 
-    def stage(self, text: str, runs: int = 0) -> None:
-        """A new part begins, with so many runs to come."""
+    def stage(self, text: str, runs: int = 0, done: Sequence[RunResult] = ()) -> None:
+        """A new part of so many runs begins; `done` are those that an earlier start left."""
         ...
 
     def event(self, event: Event) -> None:
@@ -38,7 +44,7 @@ class Observer(Protocol):
 class Silent:
     """An observer that keeps quiet."""
 
-    def stage(self, text: str, runs: int = 0) -> None:
+    def stage(self, text: str, runs: int = 0, done: Sequence[RunResult] = ()) -> None:
         """Nothing."""
 
     def event(self, event: Event) -> None:
@@ -72,10 +78,13 @@ def run(config: StudyConfig, observer: Observer | None = None) -> StudyResult:
     study, plan = open_study(config, observer)
 
     def look(runner: Runner, on_event: OnEvent) -> None:
-        observer.stage("search", plan.grid_trials + plan.search_trials)
+        fidelity = search_fidelity(study)
+        done = _done(study, lambda spec: spec.stage in SEARCH_STAGES and spec.fidelity == fidelity)
+        observer.stage("search", plan.grid_trials + plan.search_trials, done)
         search(study, runner, on_event)
 
-    return _finish(study, observer, look)
+    with _alone(study):
+        return _finish(study, observer, look)
 
 
 def promote(study: Study, observer: Observer | None = None) -> StudyResult:
@@ -84,7 +93,9 @@ def promote(study: Study, observer: Observer | None = None) -> StudyResult:
     Raises:
         BadInput, Stopped, PromotionFailed: as `run`.
     """
-    return _finish(study, observer or Silent(), lambda runner, on_event: None)
+    study.dataset()
+    with _alone(study):
+        return _finish(study, observer or Silent(), lambda runner, on_event: None)
 
 
 def open_study(config: StudyConfig, observer: Observer) -> tuple[Study, planning.Plan]:
@@ -101,6 +112,19 @@ def open_study(config: StudyConfig, observer: Observer) -> tuple[Study, planning
     for fraction in {config.data.search_fraction, 1.0}:
         warm.materials(config.run_config("serial", {}, config.seed, users_fraction=fraction, epochs=1))
     return Study.open(config, plan.fingerprint, plan.layers), plan
+
+
+@contextmanager
+def _alone(study: Study) -> Iterator[None]:
+    """Hold the study's lock; the operating system releases it when the process dies."""
+    with (study.folder / ".controller.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"{study.folder}: another process is at work on this study; stop it or wait") from None
+        except OSError as error:
+            logger.info("%s cannot be locked (%s); start no second controller on it", study.folder, error)
+        yield
 
 
 def _finish(study: Study, observer: Observer, look: Callable[[Runner, OnEvent], None]) -> StudyResult:
@@ -129,13 +153,20 @@ def _finish(study: Study, observer: Observer, look: Callable[[Runner, OnEvent], 
 
 
 def _promote(study: Study, runner: Runner, observer: Observer, on_event: OnEvent) -> Promotion:
-    candidates = len(promotion.candidates(study))
-    observer.stage("re-test with fresh seeds", candidates * study.config.promotion.repeats)
+    arms = promotion.candidates(study).values()
+    fidelity = search_fidelity(study)
+    done = _done(study, lambda spec: spec.stage == "retest" and spec.fidelity == fidelity and spec.point in arms)
+    observer.stage("re-test with fresh seeds", len(arms) * study.config.promotion.repeats, done)
     decision = promotion.retest(study, runner, on_event)
-    others = [arm for arm in FIXED_ARMS if arm != decision.winner]
-    observer.stage("fixed arms on all users", len(others))
+    full = {spec.id for spec in promotion.fixed_arm_specs(study, decision)}
+    observer.stage("fixed arms on all users", len(full), _done(study, lambda spec: spec.id in full))
     promotion.train_fixed_arms(study, decision, runner, on_event)
     return decision
+
+
+def _done(study: Study, wanted: Callable[[TrialSpec], bool]) -> list[RunResult]:
+    """Results that an earlier start left."""
+    return [trial.result for trial in study.trials() if trial.result and wanted(trial.spec)]
 
 
 def _train_and_test(study: Study, decision: Promotion, observer: Observer) -> list[dict[str, Any]]:
