@@ -12,11 +12,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from trainer.errors import BadInput
+
+if TYPE_CHECKING:
+    from trainer.training.result import Row
 
 # Set before Ray, MLflow and Hugging Face are imported by the commands.
 for _name, _value in {
@@ -65,10 +68,10 @@ def _parser() -> argparse.ArgumentParser:
 
     data = commands.add_parser("data", help="prepare and show datasets").add_subparsers(required=True)
     prepare = data.add_parser("prepare", help="raw data to a dataset folder", add_help=False)
-    prepare.add_argument("source", nargs="?", type=Path, help="folder or file to read; none for synthetic")
     prepare.add_argument("--format", required=True, help="table or synthetic")
     prepare.add_argument("--out", required=True, type=Path, help="dataset folder")
     prepare.add_argument("-h", "--help", action="store_true", help="show this and the format's own options")
+    _verbose(prepare)
     prepare.set_defaults(command=_data_prepare, parser=prepare)
     show = _command(data, "show", _data_show, "figures, fingerprint, warnings")
     show.add_argument("folder", type=Path)
@@ -120,11 +123,21 @@ def _parser() -> argparse.ArgumentParser:
 def _command(commands: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(command=command)
+    _verbose(parser)
     return parser
+
+
+def _verbose(parser: argparse.ArgumentParser) -> None:
+    # No default here: it would overwrite what stands before the command.
+    parser.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_json(document: Any) -> None:
@@ -132,6 +145,7 @@ def _print_json(document: Any) -> None:
 
 
 def _data_prepare(parsed: argparse.Namespace, rest: list[str]) -> None:
+    """`rest` is the source and the options of the format, which are known only once the format is."""
     from trainer.data.filters import FilterOptions
     from trainer.data.prepare import prepare
     from trainer.data.sources import SOURCES
@@ -141,6 +155,7 @@ def _data_prepare(parsed: argparse.Namespace, rest: list[str]) -> None:
     options = argparse.ArgumentParser(
         parents=[parsed.parser], prog="darec-search data prepare", conflict_handler="resolve"
     )
+    options.add_argument("source", nargs="?", type=Path, help="folder or file to read; none for synthetic")
     group = options.add_argument_group(f"options of {parsed.format}")
     fields = {**SOURCES[parsed.format].options.model_fields, **FilterOptions.model_fields}
     for name, field in fields.items():
@@ -152,21 +167,10 @@ def _data_prepare(parsed: argparse.Namespace, rest: list[str]) -> None:
     if parsed.help:
         options.print_help()
         return
-    found = vars(
-        options.parse_args(
-            [
-                *([str(parsed.source)] if parsed.source else []),
-                "--format",
-                parsed.format,
-                "--out",
-                str(parsed.out),
-                *rest,
-            ]
-        )
-    )
+    found = vars(options.parse_args(["--format", parsed.format, "--out", str(parsed.out), *rest]))
     chosen = {name: found[f"option_{name}"] for name in fields if found[f"option_{name}"] is not None}
     with console.status(f"preparing {parsed.out}"):
-        prepare(parsed.format, parsed.source, parsed.out, **chosen)
+        prepare(parsed.format, found["source"], parsed.out, **chosen)
     _show_dataset(parsed.out, as_json=False)
 
 
@@ -175,6 +179,7 @@ def _data_show(parsed: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _show_dataset(folder: Path, as_json: bool) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from trainer.data.dataset import read_manifest
@@ -183,7 +188,7 @@ def _show_dataset(folder: Path, as_json: bool) -> None:
     if as_json:
         _print_json(manifest.model_dump(mode="json"))
         return
-    table = Table(title=str(folder), title_justify="left", show_header=False)
+    table = Table(title=escape(str(folder)), title_justify="left", show_header=False)
     for name in ("users", "items", "interactions", "train_interactions"):
         table.add_row(name.replace("_", " "), f"{getattr(manifest, name):,}")
     for name, value in manifest.figures.items():
@@ -193,7 +198,7 @@ def _show_dataset(folder: Path, as_json: bool) -> None:
     table.add_row("fingerprint", manifest.fingerprint)
     console.print(table)
     for rule in manifest.rules:
-        console.print(f"· {rule}", highlight=False, markup=False)
+        _say(f"· {rule}")
     for warning in manifest.warnings:
         console.print(f"! {warning}", style="yellow", highlight=False, markup=False)
 
@@ -215,14 +220,13 @@ def _check(parsed: argparse.Namespace, rest: list[str]) -> None:
     if parsed.json:
         _print_json({**asdict(plan), "runs": plan.runs, "folder": str(config.folder)})
         return
-    console.print(f"{parsed.study} is valid. It would run, in {config.folder}:", highlight=False)
-    console.print(
-        f"  {plan.grid_trials} trials of the λ grid and {plan.search_trials} proposed by "
-        f"{config.search.sampler}, of {plan.points:,} points ({plan.layers} DALayers)",
-        highlight=False,
+    _say(f"{parsed.study} is valid. It would run, in {config.folder}:")
+    _say(
+        f"  {plan.grid_trials} trials of the λ grid and {plan.search_trials} proposed by {config.search.sampler}, "
+        f"of {plan.points:,} points ({plan.layers} DALayers)"
     )
-    console.print(f"  each on {plan.search_users:,} of {plan.users:,} users, {config.resources.lanes} at a time")
-    console.print(f"  then at most {plan.retests} re-tests and {plan.full_runs} trainings on all users")
+    _say(f"  each on {plan.search_users:,} of {plan.users:,} users, {config.resources.slots} at a time")
+    _say(f"  then at most {plan.retests} re-tests and {plan.full_runs} trainings on all users")
 
 
 def _run(parsed: argparse.Namespace, rest: list[str]) -> None:
@@ -235,7 +239,7 @@ def _run(parsed: argparse.Namespace, rest: list[str]) -> None:
 
     config = _load(parsed)
     with stopping_on_signals():
-        with ConsoleObserver(console, config.resources.lanes) as observer:
+        with ConsoleObserver(console, config.resources.slots) as observer:
             result = pipeline.run(config, observer)
         print_result(console, result)
         _print_example(result.model, Path(config.data.path))
@@ -250,10 +254,10 @@ def _print_example(model: Path, data: Path) -> None:
     dataset = Dataset.open(data)
     history = [dataset.item_ids[item] for item in dataset.train[0][-3:]]
     console.print()
-    console.print("After", *(f"“{title}”" for title in recommender.titles(history)), sep="\n  ", highlight=False)
-    console.print("it recommends", highlight=False)
+    _say("\n  ".join(["After", *(f"“{title}”" for title in recommender.titles(history))]))
+    _say("it recommends")
     for place, item in enumerate(recommender.recommend([history], top=5)[0], 1):
-        console.print(f"  {place}. {item.title}", highlight=False, markup=False)
+        _say(f"  {place}. {item.title}")
 
 
 def _status(parsed: argparse.Namespace, rest: list[str]) -> None:
@@ -271,7 +275,7 @@ def _report(parsed: argparse.Namespace, rest: list[str]) -> None:
     from darec_search.report import write_report
     from darec_search.study import Study
 
-    console.print(str(write_report(Study.load(parsed.folder))), highlight=False, soft_wrap=True)
+    _say(str(write_report(Study.load(parsed.folder))))
 
 
 def _promote(parsed: argparse.Namespace, rest: list[str]) -> None:
@@ -282,7 +286,7 @@ def _promote(parsed: argparse.Namespace, rest: list[str]) -> None:
 
     study = Study.load(parsed.folder)
     with stopping_on_signals():
-        with ConsoleObserver(console, study.config.resources.lanes) as observer:
+        with ConsoleObserver(console, study.config.resources.slots) as observer:
             result = pipeline.promote(study, observer)
         print_result(console, result)
 
@@ -292,7 +296,7 @@ def _export(parsed: argparse.Namespace, rest: list[str]) -> None:
     from darec_search.study import Study
 
     card = export(Study.load(parsed.folder), parsed.to)
-    console.print(f"{card.architecture} written to {parsed.to}", highlight=False, soft_wrap=True)
+    _say(f"{card.architecture} written to {parsed.to}")
 
 
 def _sync(parsed: argparse.Namespace, rest: list[str]) -> None:
@@ -301,19 +305,16 @@ def _sync(parsed: argparse.Namespace, rest: list[str]) -> None:
 
     study = Study.load(parsed.folder)
     synced = TRACKERS["mlflow"](study, parsed.tracking_uri or study.config.tracking.uri).sync()
-    console.print(
-        f"{synced.runs} runs ({synced.created} new, {synced.updated} changed) in {synced.location}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    _say(f"{synced.runs} runs ({synced.created} new, {synced.updated} changed) in {synced.location}")
 
 
 def _train(parsed: argparse.Namespace, rest: list[str]) -> int:
     from pydantic import ValidationError
 
     from darec_search.config import apply_overrides, explain, read_yaml
+    from darec_search.controller import stopping_on_signals
     from trainer.config import RunConfig
-    from trainer.training.run import run
+    from trainer.training.run import open_folder, run
     from trainer.training.warm import Warm, check_run
 
     try:
@@ -322,19 +323,18 @@ def _train(parsed: argparse.Namespace, rest: list[str]) -> int:
         raise BadInput(explain(error, str(parsed.run))) from error
     warm = Warm()
     check_run(config, warm)
-    result = run(
-        config,
-        parsed.out,
-        warm=warm,
-        keep_model=True,
-        on_row=lambda row: console.print(
-            f"epoch {row['epoch']:g}: loss {row['loss/total']:.4f}, validation MRR {row['mrr']:.4f}", highlight=False
-        ),
-    )
-    console.print(f"{result.status}: {parsed.out / 'result.json'}", highlight=False, soft_wrap=True)
+    result = open_folder(config, parsed.out)
+    if result is None:
+        with stopping_on_signals():
+            result = run(config, parsed.out, warm=warm, keep_model=True, on_row=_say_row)
+    _say(f"{result.status}: {parsed.out / 'result.json'}")
     if result.reason:
         errors.print(result.reason, markup=False)
     return 0 if result.status == "finished" else 1
+
+
+def _say_row(row: Row) -> None:
+    _say(f"epoch {row['epoch']:g}: loss {row['loss/total']:.4f}, validation MRR {row['mrr']:.4f}")
 
 
 def _recommend(parsed: argparse.Namespace, rest: list[str]) -> None:
@@ -356,9 +356,9 @@ def _recommend(parsed: argparse.Namespace, rest: list[str]) -> None:
         )
         return
     for history, items in zip(histories, found, strict=True):
-        console.print(f"after {', '.join(history)}", highlight=False, markup=False)
+        _say(f"after {', '.join(history)}")
         for place, item in enumerate(items, 1):
-            console.print(f"  {place:2d}. {item.score:8.3f}  {item.id}  {item.title}", highlight=False, markup=False)
+            _say(f"  {place:2d}. {item.score:8.3f}  {item.id}  {item.title}")
 
 
 def _lines(path: Path) -> list[str]:
@@ -381,7 +381,7 @@ def _evaluate(parsed: argparse.Namespace, rest: list[str]) -> None:
         _print_json(found)
         return
     figures = "  ".join(f"{NAMES[name]} {found[name]:.4f}" for name in COLUMNS)
-    console.print(f"{found['split']}, {found['users']:,} users: {figures}", highlight=False)
+    _say(f"{found['split']}, {found['users']:,} users: {figures}")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from trainer.config import RunConfig
+from trainer.errors import BadInput
 from trainer.training.loop import Diverged, Training
 from trainer.training.model_file import save_model
 from trainer.training.result import Cost, Row, RunResult, Status, write_atomic
@@ -80,6 +82,34 @@ def run(
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
     return result
+
+
+def open_folder(config: RunConfig, folder: Path) -> RunResult | None:
+    """Claim a folder for a run of its own by `run.json`, so that no run goes on from the checkpoint of another.
+
+    Returns:
+        The result of this very run, if it has finished there.
+
+    Raises:
+        BadInput: if the folder holds another run or something else, or cannot be written.
+    """
+    claim = folder / "run.json"
+    try:
+        if claim.exists():
+            if RunConfig.model_validate_json(claim.read_text(encoding="utf-8")) != config:
+                raise BadInput(f"{folder}: holds a run of another config; choose another folder or remove it")
+        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise BadInput(f"{folder}: holds something else than a run; choose another folder")
+        else:
+            write_atomic(claim, config.model_dump_json(indent=2))
+        result = RunResult.model_validate_json((folder / "result.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise BadInput(f"{folder}: run.json or result.json is damaged; choose another folder or remove it") from error
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
+    return result if result.status == "finished" else None
 
 
 def _result(status: Status, reason: str | None, training: Training | None, started_at: float, device: str) -> RunResult:
