@@ -16,8 +16,8 @@ from pydantic import Field
 
 from darec_search.samplers.base import Observation, Options, Sampler, spread, unseen
 from darec_search.samplers.proposer import Proposer
-from darec_search.samplers.threads import single_thread
 from darec_search.space import Point, SearchSpace
+from trainer.threads import single_thread
 
 # Ax logs a line when it is imported, and one for every trial: keep to its warnings.
 _disabled = logging.root.manager.disable

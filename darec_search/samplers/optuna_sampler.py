@@ -81,7 +81,7 @@ class GPSampler(_OptunaSampler):
     """Gaussian process with log expected improvement, noise included."""
 
     def _suggest(self, pending: list[Point], seed: int) -> Point:
-        from darec_search.samplers.threads import single_thread  # the other sampler needs no torch
+        from trainer.threads import single_thread  # the other sampler needs no torch
 
         with single_thread():
             return super()._suggest(pending, seed)

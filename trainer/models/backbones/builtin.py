@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from trainer.config import BuiltinBackboneConfig
+from trainer.threads import single_thread
 
 _BLOCK = 128
 _BLOCKS_PER_STEP = 8
@@ -43,7 +44,7 @@ def build_builtin(config: BuiltinBackboneConfig, sentences: Sequence[str], promp
     # Seen as often as a common word, the prompt becomes a few tokens; it stands before every alignment stream.
     prompts = [prompt] * max(len(sentences) // 10, 10)
     tokenizer = _train_tokenizer([*sentences, *prompts], config.vocabulary)
-    with torch.random.fork_rng(devices=[]):
+    with single_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = OPTForCausalLM(
             OPTConfig(

@@ -1,4 +1,4 @@
-"""One torch thread for small matrices: on a machine busy with trials, threads that wait for each other cost minutes."""
+"""One torch thread for small models and matrices: threads that wait for each other cost minutes on a busy machine."""
 
 from __future__ import annotations
 
