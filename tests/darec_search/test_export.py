@@ -1,0 +1,186 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from darec_search.export import Card, export, load
+from darec_search.study import Study
+from trainer.data.dataset import Dataset
+from trainer.data.prepare import prepare
+from trainer.errors import BadInput
+
+
+@pytest.fixture
+def model(finished, tmp_path):
+    """A copy of the export, to be spoilt."""
+    return shutil.copytree(finished.model, tmp_path / "model")
+
+
+@pytest.fixture(scope="module")
+def dataset(finished):
+    return Dataset.open(finished.study.folder.parent / "data")
+
+
+def edit_card(model, **changes):
+    file = model / "architecture.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_it_measures_what_the_study_measured(finished, dataset):
+    recorded = json.loads((finished.study.folder / "final" / "metrics.json").read_text())
+    recommender = load(finished.model)
+    assert recommender.evaluate(dataset) == pytest.approx(recorded, abs=1e-6)
+    validation = recommender.evaluate(dataset, "validation")
+    assert validation["mrr"] == pytest.approx(finished.study.final_result().metrics["mrr"], abs=1e-6)
+
+
+def test_the_card_tells_what_it_is(finished):
+    card = load(finished.model).card
+    best = finished.promotion.best
+    assert card.bits == best.bits
+    assert best.weights.items() <= card.losses.model_dump().items()
+    assert card.fingerprint == finished.study.fingerprint
+    assert set(card.metrics) == {"validation", "test"}
+    assert card.versions["torch"]
+    assert not list(finished.model.rglob("*.bin")) + list(finished.model.rglob("*.p*kl*"))
+
+
+def test_it_works_where_no_study_is(finished, tmp_path, dataset):
+    model = shutil.copytree(finished.model, tmp_path / "carried off" / "model")
+    history = dataset.item_ids[:3]
+    script = "import sys; from darec_search.export import load; import json;"
+    script += "print(json.dumps([[i.id, i.score] for i in load(sys.argv[1]).recommend([sys.argv[2:]], top=4)[0]]))"
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(model), *history], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    here = [[item.id, pytest.approx(item.score, abs=1e-5)] for item in load(finished.model).recommend([history], 4)[0]]
+    assert json.loads(ran.stdout) == here
+
+
+def test_recommendations_are_the_highest_scores_best_first(finished, dataset):
+    histories = [dataset.item_ids[:1], dataset.item_ids[5:12]]
+    found = load(finished.model).recommend(histories, top=10_000)
+    for items in found:
+        assert sorted(item.id for item in items) == sorted(dataset.item_ids)
+        assert [item.score for item in items] == sorted((item.score for item in items), reverse=True)
+    one_by_one = [load(finished.model).recommend([history], top=3)[0] for history in histories]
+    assert [[item.id for item in items[:3]] for items in found] == [[i.id for i in items] for items in one_by_one]
+    title = dict(zip(dataset.item_ids, dataset.titles, strict=True))
+    assert all(item.title == title[item.id] for item in found[0])
+
+
+def test_only_the_newest_items_of_a_history_are_read(finished, dataset):
+    recommender = load(finished.model)
+    long = dataset.item_ids[: recommender.card.max_items + 5]
+    short = long[-recommender.card.max_items :]
+    assert recommender.recommend([long], 3) == recommender.recommend([short], 3)
+
+
+def test_a_known_user_is_not_the_average_user_and_an_unseen_one_is(finished, dataset):
+    recommender, history = load(finished.model), dataset.item_ids[:2]
+
+    def scores(user):
+        (items,) = recommender.recommend([history], top=20, users=[user])
+        return {item.id: item.score for item in items}
+
+    assert scores("nobody ever") == scores(None)
+    assert scores(dataset.user_ids[0]) != scores(None)
+
+
+@pytest.mark.parametrize(
+    ("histories", "users", "words"),
+    [
+        ([["no-such"]], None, "history 1: item 'no-such' is unknown"),
+        ([[0], []], None, "history 2: is empty"),
+        ([[0]], ["a", "b"], "2 for 1 histories"),
+    ],
+)
+def test_histories_that_cannot_be_read(finished, dataset, histories, users, words):
+    histories = [[dataset.item_ids[item] if item == 0 else item for item in history] for history in histories]
+    with pytest.raises(BadInput, match=words):
+        load(finished.model).recommend(histories, users=users)
+
+
+def test_nothing_to_recommend_for(finished):
+    assert load(finished.model).recommend([]) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bits": [1, 1, 1, 0, 0, 0]},
+        {"metrics": {"validation": {"mrr": 1.0, "recall@10": 1.0, "ndcg@10": 1.0}}},
+        {"sha256": "0" * 64},
+        {"version": 2},
+        {"news": 1},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_card_that_was_changed_is_refused(model, changes):
+    edit_card(model, **changes)
+    with pytest.raises(BadInput, match=r"architecture\.json"):
+        load(model)
+
+
+def test_a_card_is_intact_only_as_it_was_sealed(model):
+    card = Card.model_validate_json((model / "architecture.json").read_text())
+    assert card.intact
+    assert not card.model_copy(update={"seed": 9}).intact
+    assert card.model_copy(update={"seed": 9}).sealed().intact
+
+
+def test_a_model_file_that_was_changed_is_refused(model):
+    file = model / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BadInput, match=r"model\.safetensors: is not the one that architecture\.json describes"):
+        load(model)
+
+
+def test_items_in_another_order_are_refused(model):
+    items = pq.read_table(model / "items.parquet")
+    pq.write_table(items.take(pa.array(range(items.num_rows - 1, -1, -1))), model / "items.parquet")
+    with pytest.raises(BadInput, match=r"items\.parquet: is not the one"):
+        load(model)
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "items.parquet", "users.parquet", "backbone"])
+def test_a_missing_part_is_named(model, part):
+    shutil.rmtree(model / part) if part == "backbone" else (model / part).unlink()
+    with pytest.raises(BadInput, match=part):
+        load(model)
+
+
+def test_other_items_cannot_be_evaluated(finished, tmp_path):
+    prepare("synthetic", None, tmp_path / "other", users=90, items=80, seed=5)
+    with pytest.raises(BadInput, match=r"other: its \d+ items are not the \d+ items of this export"):
+        load(finished.model).evaluate(Dataset.open(tmp_path / "other"))
+
+
+def test_an_export_replaces_an_older_one_and_nothing_else(finished, tmp_path):
+    out = tmp_path / "deep" / "model"
+    first = export(finished.study, out)
+    (out / "stale.txt").write_text("old")
+    assert export(finished.study, out) == first
+    assert not (out / "stale.txt").exists()
+    assert not [file for file in out.parent.iterdir() if file != out]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("dear")
+    (tmp_path / "file").write_text("dear")
+    for taken in ("mine", "file", "file/below"):
+        with pytest.raises(BadInput, match=taken):
+            export(finished.study, tmp_path / taken)
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "dear"
+
+
+def test_a_final_run_that_has_not_finished_is_not_exported(finished, tmp_path):
+    """The next winner's config may stand beside the last one's model when a final run is cut short."""
+    shutil.copytree(finished.study.folder, tmp_path / "study")
+    (tmp_path / "study" / "final" / "result.json").unlink()
+    with pytest.raises(BadInput, match=r"no final model yet; run `darec-search promote"):
+        export(Study.load(tmp_path / "study"), tmp_path / "out")

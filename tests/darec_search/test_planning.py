@@ -1,0 +1,63 @@
+import pytest
+from tiny_studies import LAYERS, USERS, study_config
+
+from darec_search import pipeline, planning
+from darec_search.study import Study
+from trainer.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planning")
+    planning.open_dataset(study_config(folder))
+    return folder
+
+
+def plan_of(shop, **sections):
+    config = study_config(shop, **sections)
+    return planning.check(config, planning.open_dataset(config))
+
+
+def test_it_counts_what_would_run(shop):
+    plan = plan_of(shop, search={"trials": 5, "weights": {"align": [0.1, 1], "contrastive": [0, 0.1, 0.2]}})
+    assert (plan.layers, plan.users) == (LAYERS, USERS)
+    assert plan.items == planning.open_dataset(study_config(shop)).n_items
+    assert plan.points == 2 ** (3 * LAYERS) * 6
+    assert (plan.grid_trials, plan.search_trials, plan.retests, plan.runs) == (6, 5, 6, 17)
+    assert plan.search_users == round(0.6 * USERS)
+
+
+@pytest.mark.parametrize("search", [{"strategy": "joint"}, {"weights": {"align": [0.1]}}, {"weights": {}}])
+def test_without_a_grid_there_are_no_grid_trials(shop, search):
+    assert plan_of(shop, search=search).grid_trials == 0
+
+
+def test_the_dataset_is_prepared_once(shop):
+    manifest = shop / "data" / "manifest.json"
+    before = manifest.stat().st_mtime_ns
+    planning.open_dataset(study_config(shop))
+    assert manifest.stat().st_mtime_ns == before
+
+
+def test_problems_that_need_the_data_are_told_together(shop):
+    with pytest.raises(BadInput) as caught:
+        plan_of(shop, search={"sampler": "tpe", "fixed_architecture": "SPS"}, data={"max_items": 400})
+    assert [line.split(":")[0].strip()[:25] for line in str(caught.value).splitlines()] == [
+        "search.fixed_architecture",
+        "search.sampler",
+        "data.max_items × (data.ma",
+    ]
+
+
+def test_nothing_is_built_or_written_before_everything_is_checked(shop, tmp_path):
+    """The built-in backbone takes minutes on a large catalogue."""
+    sections = {"output": str(tmp_path / "study"), "cache": str(tmp_path / "cache")}
+    config = study_config(shop, **sections)
+    Study.open(config, "0" * 64, LAYERS)
+    with pytest.raises(BadInput, match="belongs to another study"):
+        pipeline.run(config)
+    for section in ({"data": {"max_items": 400}}, {"resources": {"runner": "ray", "address": "127.0.0.1:9"}}):
+        with pytest.raises(BadInput):
+            pipeline.run(study_config(shop, **{**sections, "output": str(tmp_path / "other"), **section}))
+    assert not (tmp_path / "other").exists()
+    assert not (tmp_path / "cache").exists()

@@ -1,0 +1,268 @@
+"""From the best points to one model, over trials that really train; and what is done again when something changed."""
+
+import json
+import shutil
+
+import pytest
+from study_folders import ask, fail, finish, new_study
+from tiny_studies import study_config
+
+from darec_search import pipeline, promotion
+from darec_search.runners.base import DoneEvent
+from darec_search.runners.simulated import SimulatedRunner
+from darec_search.space import Point
+from darec_search.study import Study
+from trainer.architecture import FIXED_ARMS
+from trainer.config import RunConfig
+from trainer.errors import BadInput
+from trainer.training.result import RunResult, write_atomic
+from trainer.training.run import run
+
+SERIAL, PARALLEL, MIXED = (0,) * 12, (1,) * 12, (0, 1) * 6
+
+
+class Watch:
+    """Remembers which trials ran, and can stop a study as it reaches a part."""
+
+    def __init__(self, stop_at: str = "never") -> None:
+        self.ran: list[str] = []
+        self.begun: dict[str, tuple[int, int]] = {}
+        self._stop_at = stop_at
+
+    def stage(self, text, runs=0, done=()):
+        self.begun[text] = (runs, len(done))
+        if text.startswith(self._stop_at):
+            raise KeyboardInterrupt
+
+    def event(self, event):
+        if isinstance(event, DoneEvent):
+            self.ran.append(event.trial_id)
+
+
+def copy_of(finished, tmp_path, **sections):
+    """A config that goes on with a copy of the finished study."""
+    home = finished.study.folder.parent
+    shutil.copytree(finished.study.folder, tmp_path / "study", dirs_exist_ok=True)
+    return study_config(home, **{"output": str(tmp_path / "study"), "tracking": {"enabled": False}, **sections})
+
+
+def retested(study, values):
+    """Run the re-test over a table of values by bits and seed; a value that is missing is a failure."""
+
+    def outcome(spec):
+        value = values.get(spec.bits, {}).get(spec.seed - 1000)
+        status = "failed" if value is None else "finished"
+        return 1.0, RunResult(status=status, metrics={"mrr": value or 0.0}, reason="broken" if value is None else None)
+
+    with SimulatedRunner(study, outcome, 2) as runner:
+        return promotion.retest(study, runner, lambda event: None)
+
+
+@pytest.fixture
+def searched(tmp_path):
+    """Serial scored 0.2, the mixed architecture 0.4 by luck; one trial failed."""
+    study = new_study(tmp_path / "study", promotion={"candidates": 2, "repeats": 2})
+    finish(study, ask(study, SERIAL, 0.1, "weights"), 0.2, 0.0)
+    finish(study, ask(study, MIXED, 1.0, "architecture"), 0.4, 0.0)
+    fail(study, ask(study, PARALLEL, 1.0, "architecture"), "out_of_memory", "CUDA out of memory.")
+    return study
+
+
+def test_the_fixed_arms_are_candidates_at_the_best_weights(searched):
+    arms = promotion.candidates(searched)
+    assert arms == {
+        "best-1": Point(MIXED, {"align": 1.0}),
+        "best-2": Point(SERIAL, {"align": 0.1}),
+        "serial": Point(SERIAL, {"align": 1.0}),
+        "parallel": Point(PARALLEL, {"align": 1.0}),
+    }
+
+
+def test_a_fixed_arm_that_the_search_found_is_tested_once(searched):
+    finish(searched, ask(searched, PARALLEL, 1.0, "architecture", seed=1), 0.9, 0.0)
+    assert list(promotion.candidates(searched)) == ["best-2", "serial", "parallel"]
+
+
+def test_the_luck_of_the_search_does_not_count(searched):
+    decision = retested(searched, {MIXED: {0: 0.1, 1: 0.2}, SERIAL: {0: 0.3, 1: 0.3}, PARALLEL: {0: 0.1, 1: 0.1}})
+    assert decision.winner == "serial"
+    by_arm = {candidate.arm: candidate for candidate in decision.candidates}
+    assert by_arm["best-1"].search_value == pytest.approx(0.4)
+    assert by_arm["best-1"].mean == pytest.approx(0.15)
+    assert by_arm["best-1"].stderr == pytest.approx(0.05)
+    assert by_arm["serial"].search_value is None
+    stored = json.loads((searched.folder / "promotion.json").read_text())
+    assert stored == decision.model_dump(mode="json")
+
+
+def test_an_arm_whose_retests_failed_cannot_win(searched):
+    decision = retested(searched, {SERIAL: {0: 0.1, 1: 0.2}})
+    assert decision.winner == "serial"
+    assert {c.arm for c in decision.candidates if c.mean is None} == {"best-1", "parallel"}
+
+
+def test_without_a_finished_retest_nothing_is_promoted(searched):
+    with pytest.raises(promotion.PromotionFailed, match="no re-test finished"):
+        retested(searched, {})
+
+
+def test_without_a_finished_trial_nothing_is_promoted(tmp_path):
+    study = new_study(tmp_path / "study")
+    fail(study, ask(study, SERIAL, 0.1, "weights"), "out_of_memory", "CUDA out of memory.")
+    with pytest.raises(promotion.PromotionFailed, match="CUDA out of memory"):
+        promotion.candidates(study)
+
+
+def test_more_search_makes_the_decision_anew_and_repeats_no_retest(searched):
+    values = {MIXED: {0: 0.5, 1: 0.5}, SERIAL: {0: 0.3, 1: 0.3}, PARALLEL: {0: 0.1, 1: 0.1}}
+    assert retested(searched, values).winner == "best-1"
+    done = {trial.spec.id for trial in searched.trials() if trial.result}
+    found = (1, 1, 0) * 4
+    finish(searched, ask(searched, found, 1.0, "architecture"), 0.8, 0.0)
+    decision = retested(searched, {found: {0: 0.7, 1: 0.7}})  # whatever ran again would fail now
+    assert (decision.winner, decision.best.bits) == ("best-1", found)
+    again = [trial for trial in searched.trials() if trial.spec.id in done]
+    assert all(trial.result.cost.ended_at < 2e9 for trial in again)
+    assert json.loads((searched.folder / "promotion.json").read_text())["winner"] == "best-1"
+
+
+def test_at_full_fidelity_the_fixed_arms_still_get_models_of_their_own(tmp_path, finished):
+    """A search on all users with all epochs asks the same question as the final runs, but keeps no model."""
+    sections = {"data": {**study_config(finished.study.folder.parent).data.model_dump(), "search_fraction": 1.0}}
+    search = {"epochs": None, "trials": 1, "weights": {}}
+    config = study_config(
+        finished.study.folder.parent, output=str(tmp_path / "study"), tracking={"enabled": False}, search=search,
+        promotion={"repeats": 1}, **sections,
+    )  # fmt: skip
+    names = [row["name"] for row in pipeline.run(config).comparison]
+    winner = json.loads((tmp_path / "study" / "promotion.json").read_text())["winner"]
+    assert names == ["winner", *(arm for arm in FIXED_ARMS if arm != winner), "popularity", "neighbours"]
+
+
+def test_a_finished_study_is_left_as_it_is(finished, tmp_path):
+    config, watch = copy_of(finished, tmp_path), Watch()
+    before = {file: file.read_bytes() for file in (tmp_path / "study").rglob("*.json")}
+    again = pipeline.run(config, watch)
+    assert watch.ran == []
+    assert (again.promotion, again.comparison) == (finished.promotion, finished.comparison)
+    changed = {file.name for file, content in before.items() if file.read_bytes() != content}
+    assert changed <= {"environment.json"}
+    for text in ("search", "re-test with fresh seeds", "fixed arms on all users"):
+        runs, done = watch.begun[text]
+        assert runs == done > 0
+
+
+def test_the_opening_of_the_test_split_is_recorded_with_its_models(finished):
+    (opening,) = promotion.test_openings(finished.study)
+    assert opening["fingerprint"] == finished.study.fingerprint
+    rows = [row["name"] for row in finished.comparison if row["name"] not in ("popularity", "neighbours")]
+    assert list(opening["models"]) == rows
+
+
+def test_a_lost_comparison_is_made_again_from_the_same_models(finished, tmp_path):
+    config, watch = copy_of(finished, tmp_path), Watch()
+    (tmp_path / "study" / "final" / "comparison.json").unlink()
+    again = pipeline.run(config, watch)
+    assert watch.ran == []
+    assert again.comparison == finished.comparison
+    assert len(promotion.test_openings(again.study)) == 2
+
+
+@pytest.mark.parametrize("part", ["result.json", "model.safetensors", "run.json"])
+def test_a_final_run_that_is_not_whole_is_done_again_alone(finished, tmp_path, part):
+    config, watch = copy_of(finished, tmp_path), Watch()
+    (tmp_path / "study" / "final" / part).unlink()
+    again = pipeline.run(config, watch)
+    assert watch.ran == []
+    assert again.comparison == finished.comparison
+
+
+def interrupted_final_run(study, config):
+    """Leave `final/` as a kill after the first epoch does; returns that epoch's row."""
+    final = study.folder / "final"
+    shutil.rmtree(final)
+    write_atomic(final / "run.json", config.model_dump_json())
+    rows = []
+
+    def interrupt(row):
+        rows.append(row)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, final, on_row=interrupt)
+    assert list((final / "checkpoint").glob("epoch-*"))
+    return rows[0]
+
+
+def test_a_checkpoint_of_another_winner_is_not_gone_on_from(finished, tmp_path):
+    """Its tensors fit every architecture, so nothing else would notice."""
+    config = copy_of(finished, tmp_path)
+    study = Study.load(tmp_path / "study")
+    mine = RunConfig.model_validate_json((study.folder / "final" / "run.json").read_text())
+    other = mine.model_copy(update={"model": mine.model.model_copy(update={"architecture": "SPS-PSP"})})
+    interrupted_final_run(study, other)
+    assert pipeline.run(config).comparison == finished.comparison
+
+
+def test_a_final_run_goes_on_from_its_own_checkpoint(finished, tmp_path):
+    config = copy_of(finished, tmp_path)
+    study = Study.load(tmp_path / "study")
+    mine = RunConfig.model_validate_json((study.folder / "final" / "run.json").read_text())
+    row = interrupted_final_run(study, mine)
+    again = pipeline.run(config)
+    assert again.study.final_result().curve[0] == row
+    assert again.comparison == finished.comparison
+
+
+def test_other_final_epochs_train_winner_and_fixed_arms_anew(finished, tmp_path):
+    config, watch = copy_of(finished, tmp_path, promotion={"epochs": 3}), Watch()
+    again = pipeline.run(config, watch)
+    fixed = [trial for trial in again.study.trials() if trial.spec.id in watch.ran]
+    assert {trial.spec.stage for trial in fixed} == {"full"}
+    assert {len(trial.result.curve) for trial in fixed} == {3}
+    assert len(again.study.final_result().curve) == 3
+    assert len(promotion.test_openings(again.study)) == 2
+    card = json.loads((again.model / "architecture.json").read_text())
+    assert card["epochs"] == 3
+    assert card["metrics"]["test"]["mrr"] == pytest.approx(again.comparison[0]["mrr"])
+
+
+def test_when_the_winner_changes_nothing_of_the_old_one_is_left(finished, tmp_path):
+    """A fixed arm that lost before wins now: its row is the winner's, and the export is its model."""
+    old = finished.promotion.winner
+    config = copy_of(finished, tmp_path)
+    study = Study.load(tmp_path / "study")
+    winner = next(arm for arm in FIXED_ARMS if arm != old)
+    for candidate in finished.promotion.candidates:
+        for trial_id in candidate.trials if candidate.arm == winner else ():
+            file = study.trial_folder(trial_id) / "result.json"
+            result = json.loads(file.read_text())
+            result["metrics"]["mrr"] = 0.99
+            file.write_text(json.dumps(result))
+    again = pipeline.run(config)
+    assert again.promotion.winner == winner
+    others = [arm for arm in FIXED_ARMS if arm != winner]
+    assert [row["name"] for row in again.comparison] == ["winner", *others, "popularity", "neighbours"]
+    card = json.loads((again.model / "architecture.json").read_text())
+    assert tuple(card["bits"]) == again.promotion.best.bits
+    before = finished.study.folder / "best" / "model.safetensors"
+    assert (again.model / "model.safetensors").read_bytes() != before.read_bytes()
+
+
+def test_a_fixed_arm_that_cannot_be_trained_is_missed_aloud(finished, tmp_path, caplog):
+    config = copy_of(finished, tmp_path)
+    study = Study.load(tmp_path / "study")
+    spec, *_ = promotion.fixed_arm_specs(study, finished.promotion)
+    failed = RunResult(status="out_of_memory", reason="CUDA out of memory.")
+    (study.trial_folder(spec.id) / "result.json").write_text(failed.model_dump_json())
+    (study.trial_folder(spec.id) / "model.safetensors").unlink()
+    again = pipeline.run(config)
+    assert spec.arm not in [row["name"] for row in again.comparison]
+    assert f"the fixed arm {spec.arm} has no place in the final table" in caplog.text
+
+
+def test_one_controller_at_a_time(finished, tmp_path):
+    config = copy_of(finished, tmp_path)
+    study = Study.load(tmp_path / "study")
+    with pipeline._alone(study), pytest.raises(BadInput, match="another process is at work"):
+        pipeline.run(config)
