@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -104,11 +104,12 @@ class ModelConfig(Section):
         default_factory=lambda: CollaborativeConfig(), description="The CF model."
     )
 
-    @model_validator(mode="after")
-    def _one_or_two_masks(self) -> ModelConfig:
-        if len(self.masks) not in (1, 2):
-            raise ValueError("masks names one or two masks, such as ['causal', 'context']")
-        return self
+    @field_validator("masks")
+    @classmethod
+    def _one_or_two_masks(cls, masks: tuple[str, ...]) -> tuple[str, ...]:
+        if not masks or len(set(masks)) < len(masks):
+            raise ValueError("name one or two different masks, such as ['causal', 'context']")
+        return masks
 
 
 class LossConfig(Section):
