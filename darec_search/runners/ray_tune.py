@@ -14,7 +14,7 @@ import logging
 import queue
 import shutil
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
@@ -29,7 +29,9 @@ from darec_search.study import Study
 from darec_search.trial import TrialSpec
 from trainer.architecture import Architecture
 from trainer.training.result import RunResult
-from trainer.worker import Job
+
+if TYPE_CHECKING:
+    from trainer.worker import Job
 
 _POLL_S = 5.0
 _CLOSE_S = 30.0
