@@ -1,13 +1,10 @@
-"""The contract of a tracker, and the trackers by name."""
+"""The contract of a tracker."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
-
-from darec_search.study import Study
 
 _PASSWORD = re.compile(r"(?<=://)([^/@\s]*?):([^/\s]*)@")
 _SECRET_OPTION = re.compile(r"([?&](?:[\w.-]*(?:password|passwd|pwd|token|secret|key)[\w.-]*)=)[^&\s]+", re.IGNORECASE)
@@ -50,16 +47,6 @@ class Tracker(Protocol):
             Exception: whatever the tracker's library raises in the middle of the work.
         """
         ...
-
-
-def _mlflow(study: Study, uri: str | None) -> Tracker:
-    from darec_search.tracking.mlflow import MlflowTracker  # importing MLflow takes over a second
-
-    return MlflowTracker(study, uri)
-
-
-TRACKERS: dict[str, Callable[[Study, str | None], Tracker]] = {"mlflow": _mlflow}
-"""How to make each tracker: from a study and a URI (None: the tracker's own default)."""
 
 
 def redact(text: str) -> str:

@@ -7,7 +7,8 @@ import shlex
 import threading
 
 from darec_search.study import Study
-from darec_search.tracking.base import TRACKERS, Synced, Tracker, redact
+from darec_search.tracking import TRACKERS
+from darec_search.tracking.base import Synced, Tracker, redact
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,9 @@ import pytest
 from study_folders import ask, fail, finish, new_study
 
 from darec_search.study import Study
-from darec_search.tracking import TRACKERS, Mirror, Synced, Tracker, redact
+from darec_search.tracking import TRACKERS
+from darec_search.tracking.base import Synced, Tracker, redact
+from darec_search.tracking.mirror import Mirror
 
 
 class Recorder:

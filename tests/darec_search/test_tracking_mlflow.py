@@ -9,7 +9,8 @@ import pytest
 from study_folders import LEVELS, ask, begin, curve, fail, finish, new_study, search, whole_study
 
 from darec_search.study import Study
-from darec_search.tracking import TRACKERS, Synced
+from darec_search.tracking import TRACKERS
+from darec_search.tracking.base import Synced
 from darec_search.tracking.records import records
 from trainer.errors import BadInput
 
