@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from darec_search.space import WEIGHTS, Point, SearchSpace
@@ -16,6 +16,11 @@ spaces = st.builds(
 )
 
 
+# A busy machine must not fail a property.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@unhurried
 @given(spaces, st.integers(0, 2**32))
 def test_encoding_round_trips(space: SearchSpace, seed: int) -> None:
     point = space.sample(np.random.default_rng(seed))
@@ -23,6 +28,7 @@ def test_encoding_round_trips(space: SearchSpace, seed: int) -> None:
     assert space.decode(space.encode(point)) == point
 
 
+@unhurried
 @given(spaces, st.integers(0, 2**32))
 def test_neighbours_differ_in_one_step_each_once(space: SearchSpace, seed: int) -> None:
     point = space.sample(np.random.default_rng(seed))
