@@ -301,7 +301,7 @@ def _export(parsed: argparse.Namespace, rest: list[str]) -> None:
 
 def _sync(parsed: argparse.Namespace, rest: list[str]) -> None:
     from darec_search.study import Study
-    from darec_search.tracking.base import TRACKERS
+    from darec_search.tracking import TRACKERS
 
     study = Study.load(parsed.folder)
     synced = TRACKERS["mlflow"](study, parsed.tracking_uri or study.config.tracking.uri).sync()
