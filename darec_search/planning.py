@@ -15,7 +15,7 @@ from darec_search.space import SearchSpace
 from darec_search.study import check_folder
 from trainer.architecture import Architecture
 from trainer.data.dataset import MANIFEST, Dataset
-from trainer.data.prepare import prepare
+from trainer.data.prepare import prepare, resolve_options
 from trainer.errors import BadInput
 from trainer.training.warm import check_positions, da_layer_count
 
@@ -52,13 +52,23 @@ def open_dataset(config: StudyConfig) -> Dataset:
     """The study's dataset, prepared first where it is absent and the config says how.
 
     Raises:
-        BadInput: if it cannot be opened or prepared.
+        BadInput: if it cannot be opened or prepared, or was prepared in another way than the config says.
     """
     path = Path(config.data.path)
     recipe = config.data.prepare
     if recipe is not None and not (path / MANIFEST).exists():
         prepare(recipe.format, Path(recipe.source) if recipe.source else None, path, **recipe.options)
-    return Dataset.open(path)
+    dataset = Dataset.open(path)
+    if recipe is not None:
+        wanted = {"format": recipe.format, **resolve_options(recipe.format, recipe.options)}
+        found = {"format": dataset.manifest.format, **dataset.manifest.options}
+        differing = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+        if differing:
+            raise BadInput(
+                f"{path}: was prepared in another way than data.prepare says (it differs in {', '.join(differing)}); "
+                "remove that folder, or name another data.path"
+            )
+    return dataset
 
 
 def check(config: StudyConfig, dataset: Dataset) -> Plan:

@@ -39,6 +39,17 @@ def test_the_dataset_is_prepared_once(shop):
     assert manifest.stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(
+    "recipe", [{"format": "synthetic", "options": {"users": 91, "items": 80}}, {"format": "table"}]
+)
+def test_a_dataset_of_another_recipe_is_refused(shop, recipe):
+    config = study_config(shop)
+    data = {**config.data.model_dump(), "prepare": recipe}
+    with pytest.raises(BadInput, match="was prepared in another way"):
+        planning.open_dataset(study_config(shop, data=data))
+    planning.open_dataset(study_config(shop, data={**data, "prepare": None}))
+
+
 def test_problems_that_need_the_data_are_told_together(shop):
     with pytest.raises(BadInput) as caught:
         plan_of(shop, search={"sampler": "tpe", "fixed_architecture": "SPS"}, data={"max_items": 400})

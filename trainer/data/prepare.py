@@ -48,7 +48,7 @@ def prepare(format: str, source: Path | None, out: Path, **options: Any) -> Mani
     filter_options, source_options = _split_options(format, options, reader.options)
     raw = reader.read(source, source_options)
     kept = apply_filters(raw, filter_options)
-    chosen = source_options.model_dump(mode="json", exclude_none=True) | filter_options.model_dump(mode="json")
+    chosen = _as_written(filter_options, source_options)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
@@ -59,6 +59,21 @@ def prepare(format: str, source: Path | None, out: Path, **options: Any) -> Mani
         shutil.rmtree(temporary, ignore_errors=True)
     logger.info("prepared %s: %d users, %d items", out, manifest.users, manifest.items)
     return manifest
+
+
+def resolve_options(format: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a format with their defaults, as a manifest holds them.
+
+    Raises:
+        BadInput: if the format or an option is unknown, or a value is impossible.
+    """
+    if format not in SOURCES:
+        raise BadInput(f"format {format!r} is unknown; the formats are {', '.join(sorted(SOURCES))}")
+    return _as_written(*_split_options(format, options, SOURCES[format].options))
+
+
+def _as_written(filters: FilterOptions, source: Section) -> dict[str, Any]:
+    return source.model_dump(mode="json", exclude_none=True) | filters.model_dump(mode="json")
 
 
 def _check_out(out: Path) -> None:
