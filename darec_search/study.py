@@ -79,14 +79,7 @@ class Study:
         """
         folder = config.folder
         check_folder(config, fingerprint, layers)
-        identity = _identity(config, fingerprint, layers)
-        environment = {
-            "study": _digest(identity),
-            "fingerprint": fingerprint,
-            "layers": layers,
-            "identity": identity,
-            **_surroundings(),
-        }
+        environment = _environment(config, fingerprint, layers)
         try:
             # The environment goes first: it is what tells a study that was killed here from a folder of something else.
             write_atomic(folder / "environment.json", json.dumps(environment, indent=2))
@@ -226,6 +219,20 @@ def best_trial(trials: Iterable[Trial]) -> Trial | None:
     """The finished trial with the highest objective (the luckiest draw, not a recommendation)."""
     finished = [trial for trial in trials if trial.objective is not None]
     return max(finished, key=lambda trial: (trial.objective or 0.0, -trial.spec.number), default=None)
+
+
+def _environment(config: StudyConfig, fingerprint: str, layers: int) -> dict[str, Any]:
+    """The environment of the first start; a later one in other surroundings is added to `resumed_with`."""
+    surroundings = _surroundings()
+    if not (config.folder / "environment.json").exists():
+        identity = _identity(config, fingerprint, layers)
+        known = {"fingerprint": fingerprint, "layers": layers, "identity": identity}
+        return {"study": _digest(identity), **known, **surroundings}
+    environment = _read_environment(config.folder)
+    starts = [environment, *environment.get("resumed_with", [])]
+    if any(starts[-1].get(name) != value for name, value in surroundings.items()):
+        environment["resumed_with"] = [*starts[1:], surroundings]
+    return environment
 
 
 def _identity(config: StudyConfig, fingerprint: str, layers: int) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def test_a_finished_study_is_left_as_it_is(finished, tmp_path):
     assert watch.ran == []
     assert (again.promotion, again.comparison) == (finished.promotion, finished.comparison)
     changed = {file.name for file, content in before.items() if file.read_bytes() != content}
-    assert changed <= {"environment.json"}
+    assert changed <= {"environment.json"}  # says what it was resumed with
     for text in ("search", "re-test with fresh seeds", "fixed arms on all users"):
         runs, done = watch.begun[text]
         assert runs == done > 0

@@ -133,6 +133,17 @@ def test_the_dataset_of_a_study_is_the_one_it_searched_on(finished, tmp_path):
         Study.open(other, FINGERPRINT, 2).dataset()
 
 
+def test_the_environment_of_the_first_start_stays(tmp_path):
+    study = new_study(tmp_path / "study")
+    file = study.folder / "environment.json"
+    assert reopen(study).environment == study.environment
+    file.write_text(json.dumps({**study.environment, "commit": "an earlier one"}))
+    resumed = reopen(study)
+    assert resumed.environment["commit"] == "an earlier one"
+    assert [start["commit"] for start in resumed.environment["resumed_with"]] == [study.environment["commit"]]
+    assert reopen(study).environment == resumed.environment == json.loads(file.read_text())
+
+
 def test_the_environment_tells_versions_and_identity(tmp_path):
     environment = json.loads((new_study(tmp_path / "study").folder / "environment.json").read_text())
     assert environment["packages"]["torch"]
