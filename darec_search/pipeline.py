@@ -16,7 +16,7 @@ from darec_search.controller import search, search_fidelity
 from darec_search.export import export
 from darec_search.promotion import Promotion
 from darec_search.report import write_report
-from darec_search.runners.base import DoneEvent, Event, Runner
+from darec_search.runners.base import Event, Runner
 from darec_search.study import Study
 from darec_search.tracking.base import Synced
 from darec_search.tracking.mirror import Mirror
@@ -134,7 +134,7 @@ def _finish(study: Study, observer: Observer, look: Callable[[Runner, OnEvent], 
 
     def on_event(event: Event) -> None:
         observer.event(event)
-        if mirror is not None and isinstance(event, DoneEvent):
+        if mirror is not None:
             mirror.notify()
 
     if mirror is not None:
