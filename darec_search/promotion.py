@@ -30,6 +30,7 @@ from pydantic import Field, ValidationError
 from scipy import stats
 from torch import Tensor
 
+from darec_search import samplers
 from darec_search.controller import search_fidelity
 from darec_search.runners.base import DoneEvent, Event, Runner
 from darec_search.runners.final import run_final
@@ -95,7 +96,10 @@ class _Full:
 
 
 def candidates(study: Study) -> dict[str, Point]:
-    """Arms of the re-test by name: the best points of the search, then the fixed arms at the best point's weights.
+    """Arms of the re-test by name: the sampler's recommendation, the best observed points, then the fixed arms.
+
+    The recommendation leads, because the luckiest of many noisy trials is seldom the best; its weights are the fixed
+    arms' too.
 
     Raises:
         PromotionFailed: if no trial of the search finished.
@@ -104,7 +108,8 @@ def candidates(study: Study) -> dict[str, Point]:
     if not ranked:
         failed = [trial.result.reason for trial in study.trials() if trial.result and trial.result.reason]
         raise PromotionFailed(f"no trial of the search finished{': ' + failed[-1] if failed else ''}")
-    best = [point for point, _ in ranked[: study.config.promotion.candidates]]
+    recommended = _recommended(study, dict(ranked))
+    best = [recommended, *(point for point, _ in ranked if point != recommended)][: study.config.promotion.candidates]
     arms = {f"best-{place}": point for place, point in enumerate(best, 1)}
     for kind in FIXED_ARMS:
         point = Point(Architecture.uniform(study.space.layers, kind).bits, best[0].weights)
@@ -112,6 +117,18 @@ def candidates(study: Study) -> dict[str, Point]:
         arms = {arm: other for arm, other in arms.items() if other != point}
         arms[kind] = point
     return arms
+
+
+def _recommended(study: Study, values: Mapping[Point, float]) -> Point:
+    """What the sampler makes of the search's mean values; the highest of them if it knows none of the points."""
+    config = study.config.search
+    known = {point: value for point, value in values.items() if point in study.space}
+    if not known:
+        return max(values, key=lambda point: values[point])
+    sampler = samplers.create(config.sampler, study.space, study.config.seed, **config.sampler_options)
+    for point, value in known.items():
+        sampler.tell(point, value)
+    return sampler.best()
 
 
 def search_values(study: Study) -> dict[Point, float]:
@@ -196,7 +213,7 @@ def open_test_split(study: Study, promotion: Promotion) -> list[dict[str, Any]]:
     folder = study.folder / "final"
     models = _models(study, promotion)
     compared = {name: hashlib.sha256(model.file.read_bytes()).hexdigest() for name, model in models.items()}
-    openings = test_openings(study)
+    openings = split_openings(study)
     if openings and openings[-1]["models"] == compared and (folder / "comparison.json").exists():
         rows: list[dict[str, Any]] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
         return rows
@@ -216,7 +233,7 @@ def open_test_split(study: Study, promotion: Promotion) -> list[dict[str, Any]]:
     return table
 
 
-def test_openings(study: Study) -> list[dict[str, Any]]:
+def split_openings(study: Study) -> list[dict[str, Any]]:
     """When and for which models (SHA-256 of their files) this study has opened the test split, oldest first."""
     file = study.folder / _OPENINGS
     openings: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []

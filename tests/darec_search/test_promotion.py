@@ -153,7 +153,7 @@ def test_a_finished_study_is_left_as_it_is(finished, tmp_path):
 
 
 def test_the_opening_of_the_test_split_is_recorded_with_its_models(finished):
-    (opening,) = promotion.test_openings(finished.study)
+    (opening,) = promotion.split_openings(finished.study)
     assert opening["fingerprint"] == finished.study.fingerprint
     rows = [row["name"] for row in finished.comparison if row["name"] not in ("popularity", "neighbours")]
     assert list(opening["models"]) == rows
@@ -165,7 +165,7 @@ def test_a_lost_comparison_is_made_again_from_the_same_models(finished, tmp_path
     again = pipeline.run(config, watch)
     assert watch.ran == []
     assert again.comparison == finished.comparison
-    assert len(promotion.test_openings(again.study)) == 2
+    assert len(promotion.split_openings(again.study)) == 2
 
 
 @pytest.mark.parametrize("part", ["result.json", "model.safetensors", "run.json"])
@@ -221,7 +221,7 @@ def test_other_final_epochs_train_winner_and_fixed_arms_anew(finished, tmp_path)
     assert {trial.spec.stage for trial in fixed} == {"full"}
     assert {len(trial.result.curve) for trial in fixed} == {3}
     assert len(again.study.final_result().curve) == 3
-    assert len(promotion.test_openings(again.study)) == 2
+    assert len(promotion.split_openings(again.study)) == 2
     card = json.loads((again.model / "architecture.json").read_text())
     assert card["epochs"] == 3
     assert card["metrics"]["test"]["mrr"] == pytest.approx(again.comparison[0]["mrr"])
@@ -266,3 +266,23 @@ def test_one_controller_at_a_time(finished, tmp_path):
     study = Study.load(tmp_path / "study")
     with pipeline._alone(study), pytest.raises(BadInput, match="another process is at work"):
         pipeline.run(config)
+
+
+def test_the_samplers_recommendation_leads_the_candidates(tmp_path):
+    """A lucky draw against its neighbours: the surrogate does not believe it, and it is tested all the same."""
+    from study_folders import ask, finish, new_study
+
+    study = new_study(tmp_path / "study", layers=2, search={"epochs": 4, "weights": {"align": [0.1, 1.0]}})
+    lucky = (1, 1, 1, 1, 1, 0)
+    values = {lucky: 0.46}
+    for i in range(6):
+        for j in range(i + 1, 6):
+            bits = tuple(int(k in (i, j)) for k in range(6))
+            values[bits] = 0.45 - 0.1 * (i + j) / 9
+            values[tuple(1 - bit for bit in bits)] = 0.10
+    for bits, value in values.items():
+        finish(study, ask(study, bits, 0.1, "architecture"), value, started=0.0)
+    arms = promotion.candidates(study)
+    assert arms["best-1"].bits != lucky
+    assert sum(arms["best-1"].bits) == 2
+    assert any(point.bits == lucky for point in arms.values())
