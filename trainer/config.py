@@ -107,8 +107,8 @@ class ModelConfig(Section):
     @field_validator("masks")
     @classmethod
     def _one_or_two_masks(cls, masks: tuple[str, ...]) -> tuple[str, ...]:
-        if not masks or len(set(masks)) < len(masks):
-            raise ValueError("name one or two different masks, such as ['causal', 'context']")
+        if len(masks) not in (1, 2):
+            raise ValueError("name one or two masks, such as ['causal', 'context'] or ['causal', 'causal'] (Fig. 6)")
         return masks
 
 

@@ -45,7 +45,7 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path):
         "model.backbone.builtin: heads (3) must divide hidden (10)",
         "losses.align: ",
         "tracking: ",
-        "model.masks: name one or two different masks",
+        "model.masks: name one or two masks",
     ):
         assert f"\n  {path}" in text, text
 

@@ -70,7 +70,7 @@ def test_events_are_taken_together_and_the_last_sync_is_not_live(study, recorder
 def test_an_outage_warns_once_and_is_made_good(study, recorder, caplog):
     recorder.down.set()
     mirror = Mirror(study, "http://ann:hunter2@example.org", "recorder", retry_s=0.02)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="darec_search"):
         mirror.start()
         eventually(lambda: len(recorder.calls) >= 3)
         recorder.down.clear()
