@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,20 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real datasets in {folder}; set DAREC_SEARCH_DATA to their folder")
     return folder
+
+
+MEASURED = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def measured(request) -> Callable[[str], None]:
+    """Takes a line with a figure; the test run's log ends with all of them."""
+    return request.config.stash.setdefault(MEASURED, []).append
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    lines = config.stash.get(MEASURED, [])
+    if lines:
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.write_line(line)

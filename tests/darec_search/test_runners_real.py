@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -27,7 +26,6 @@ from darec_search.study import Study
 from darec_search.trial import Fidelity, make_spec
 from trainer.errors import BadInput
 
-logger = logging.getLogger(__name__)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
@@ -49,7 +47,7 @@ def lane_pids() -> set[int]:
     return {child.pid for child in children if any("RayTrainWorker" in part for part in child.cmdline())}
 
 
-def test_trials_run_on_warm_lanes_and_survive_a_killed_worker(folder):
+def test_trials_run_on_warm_lanes_and_survive_a_killed_worker(folder, measured):
     study = real_study(folder, "lanes", trials=8, epochs=3)
     rows, killed = Counter(), []
 
@@ -75,7 +73,7 @@ def test_trials_run_on_warm_lanes_and_survive_a_killed_worker(folder):
         assert [row["epoch"] for row in again.curve] == [1, 2, 3]  # it went on from its checkpoint
     gaps = lane_gaps(trials)
     figures = " ".join(f"{gap:.3f}" for gap in gaps)
-    logger.warning("seconds from one trial's end to the next one's first step on a warm lane: %s", figures)
+    measured(f"seconds from one trial's end to the next one's first step on a warm lane: {figures}")
     assert len(gaps) >= 3
     assert sorted(gaps)[len(gaps) // 2] < 1.0
 
