@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from typing import Annotated
 
 import numpy as np
@@ -53,8 +54,9 @@ class _OptunaSampler(Sampler):
         params = study.ask(self._distributions()).params
         return self.space.decode([params[name] for name in self._distributions()])
 
+    @abstractmethod
     def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
-        raise NotImplementedError
+        """The Optuna sampler, seeded."""
 
     def _trial(self, point: Point, state: TrialState, value: float | None = None) -> optuna.trial.FrozenTrial:
         distributions = self._distributions()
