@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from shops import shop_of
+from threadpoolctl import threadpool_limits
 from tiny_models import save_tiny_opt
 
 from trainer.config import NegativesConfig
@@ -138,3 +139,15 @@ def test_an_encoder_that_is_no_model(shop, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match=r"negatives.encoder '.*empty': cannot be loaded"):
         hard_negatives(shop, NegativesConfig(encoder=str(tmp_path / "empty")), tmp_path / "cache")
+
+
+def test_rounding_and_the_number_of_threads_choose_nothing(shop, tmp_path):
+    """At full rank the squared distances are whole numbers, so most neighbours tie with others."""
+    vectors = factorise(shop.training_matrix(), 1000)
+    noise = np.random.default_rng(0).normal(size=vectors.shape) * 1e-13
+    assert as_lists(nearest(vectors, 6)) == as_lists(nearest(vectors + noise, 6))
+    mined = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            mined.append(hard_negatives(shop, NegativesConfig(), tmp_path / str(threads)))
+    assert as_lists(mined[0]) == as_lists(mined[1])

@@ -27,9 +27,10 @@ FEWEST = 5
 """Nearest items that are taken at least, by each distance."""
 
 _TEXT_DIMENSION = 256
-_BLOCK_DISTANCES = 2**24  # 64 MiB in float32
+_BLOCK_DISTANCES = 2**22  # 32 MiB in float64
+_NEVER = np.iinfo(np.int64).max
 _ENCODER_BATCH = 64
-_VERSION = 1
+_VERSION = 2
 _FILE = "negatives.parquet"
 
 
@@ -79,9 +80,12 @@ def _mine(dataset: Dataset, config: NegativesConfig) -> Ragged:
 
 
 def nearest(
-    vectors: NDArray[np.float32], count: int, forbidden: sparse.csr_matrix | None = None
+    vectors: NDArray[np.float64], count: int, forbidden: sparse.csr_matrix | None = None
 ) -> list[NDArray[np.int64]]:
-    """Indices of the nearest other rows by L2, exactly, nearest first.
+    """Indices of the nearest other rows by L2, exactly, nearest first; the lower index first of equals.
+
+    Equal distances are the rule, not the exception (counts of shared users), so distances count as equal within
+    1.4e-9 of the longest squared length: rounding, which differs with the number of threads, must not choose.
 
     Args:
         vectors: [n, d].
@@ -95,25 +99,29 @@ def nearest(
     count = min(count, n - 1)
     if count < 1:
         return [np.empty(0, np.int64)] * n
+    vectors = vectors.astype(np.float64, copy=False)
     squares = np.einsum("nd,nd->n", vectors, vectors)
+    # Irrational, so that no whole-number distance lies on the border of two steps.
+    resolution = (squares.max() or 1.0) * math.sqrt(2) * 1e-9
     rows: list[NDArray[np.int64]] = []
     step = max(1, _BLOCK_DISTANCES // n)
     for start in range(0, n, step):
         block = np.arange(start, min(start + step, n))
         # |a - b|² without |a|², which is the same for a whole row.
         distances = squares - 2 * vectors[block] @ vectors.T
-        distances[np.arange(len(block)), block] = np.inf
+        ranked = np.rint(distances / resolution).astype(np.int64) * n + np.arange(n)
+        ranked[np.arange(len(block)), block] = _NEVER
         if forbidden is not None:
-            distances[forbidden[block].nonzero()] = np.inf
-        found = np.argpartition(distances, count - 1, axis=1)[:, :count]
-        found_distances = np.take_along_axis(distances, found, 1)
-        for items, values in zip(found, found_distances, strict=True):
-            rising = np.lexsort((items, values))
-            rows.append(items[rising][np.isfinite(values[rising])])
+            ranked[forbidden[block].nonzero()] = _NEVER
+        found = np.argpartition(ranked, count - 1, axis=1)[:, :count]
+        found_ranked = np.take_along_axis(ranked, found, 1)
+        for items, keys in zip(found, found_ranked, strict=True):
+            rising = np.argsort(keys)
+            rows.append(items[rising][keys[rising] != _NEVER])
     return rows
 
 
-def factorise(bought: sparse.csr_matrix, dimension: int) -> NDArray[np.float32]:
+def factorise(bought: sparse.csr_matrix, dimension: int) -> NDArray[np.float64]:
     """Item vectors of a truncated SVD of the user × item matrix, the best factorisation of its rank in squared error.
 
     The paper cites matrix factorisation (its reference 26) without a recipe; the SVD needs no learning rate or seed
@@ -129,11 +137,11 @@ def factorise(bought: sparse.csr_matrix, dimension: int) -> NDArray[np.float32]:
     from sklearn.utils.extmath import randomized_svd  # dear to import, and a cached result does not need it
 
     rank = min(dimension, *bought.shape)
-    _, values, vectors = randomized_svd(bought, rank, random_state=0)
-    return np.ascontiguousarray((values[:, None] * vectors).T, np.float32)
+    _, values, vectors = randomized_svd(bought.astype(np.float64), rank, random_state=0)
+    return np.ascontiguousarray((values[:, None] * vectors).T, np.float64)
 
 
-def text_vectors(dataset: Dataset, encoder: str) -> NDArray[np.float32]:
+def text_vectors(dataset: Dataset, encoder: str) -> NDArray[np.float64]:
     """Embeddings of the item sentences, [items, d]."""
     if encoder != "tfidf":
         return _encode(encoder, dataset.sentences)
@@ -141,15 +149,15 @@ def text_vectors(dataset: Dataset, encoder: str) -> NDArray[np.float32]:
     return _truncate(terms)
 
 
-def _truncate(terms: sparse.csr_matrix) -> NDArray[np.float32]:
+def _truncate(terms: sparse.csr_matrix) -> NDArray[np.float64]:
     """TF-IDF rows in the space of their leading singular vectors, [items, at most 256]."""
     from sklearn.utils.extmath import randomized_svd
 
     left, values, _ = randomized_svd(terms, min(_TEXT_DIMENSION, *terms.shape), random_state=0)
-    return np.ascontiguousarray(left * values, np.float32)
+    return np.ascontiguousarray(left * values, np.float64)
 
 
-def _encode(encoder: str, sentences: list[str]) -> NDArray[np.float32]:
+def _encode(encoder: str, sentences: list[str]) -> NDArray[np.float64]:
     """Mean of a Hugging Face encoder's last hidden states over the tokens of a sentence, [items, d]."""
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -178,7 +186,7 @@ def _encode(encoder: str, sentences: list[str]) -> NDArray[np.float32]:
             )
             hidden = model(**batch).last_hidden_state
             mask = batch["attention_mask"].unsqueeze(-1)
-            parts.append(((hidden * mask).sum(1) / mask.sum(1)).float().numpy())
+            parts.append(((hidden * mask).sum(1) / mask.sum(1)).double().numpy())
     return np.concatenate(parts)
 
 
