@@ -20,6 +20,7 @@ from trainer.models.streams import PROMPT, StreamPacker
 from trainer.training.evaluation import rank_targets, score_histories
 from trainer.training.warm import Warm
 from trainer.training.workers import Workers
+from trainer.training.workers import default_device as default_device  # part of this door
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,6 @@ class TrainedModel:
             workers=Workers(0, 1),
             known_users=known_users,
         )
-
-
-def default_device() -> str:
-    """CUDA when there is some."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def restore(config: RunConfig, state: dict[str, Tensor], warm: Warm | None = None, device: str = "cpu") -> TrainedModel:

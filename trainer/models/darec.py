@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from trainer.architecture import Architecture
 from trainer.config import ModelConfig
-from trainer.models.backbones.base import Backbone
+from trainer.models.backbones.base import Backbone, BackboneLayer
 from trainer.models.collaborative import create_collaborative
 from trainer.models.da_layer import DALayer, plain_layer
 from trainer.models.streams import PackedStreams
@@ -73,7 +75,7 @@ class DARec(nn.Module):
                 h_td = self.da_layers[str(k)](layer, h_td, streams, column)
                 done += 1
             else:
-                h_td = plain_layer(layer, h_td, streams)  # type: ignore[arg-type]  # ModuleList is untyped
+                h_td = plain_layer(cast(BackboneLayer, layer), h_td, streams)
         return self.backbone.finish(h_td.index_select(0, streams.readout_r))
 
     def trained_state(self) -> dict[str, Tensor]:

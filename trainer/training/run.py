@@ -18,7 +18,7 @@ from trainer.training.loop import Diverged, Training
 from trainer.training.model_file import save_model
 from trainer.training.result import Cost, Row, RunResult, Status, write_atomic
 from trainer.training.warm import Warm
-from trainer.training.workers import Workers
+from trainer.training.workers import Workers, default_device
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def run(
         The result. Out of memory, divergence and any other error of the run are a status with a reason.
     """
     workers = Workers.current()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     started_at = time.time()
     training: Training | None = None
     status: Status = "finished"

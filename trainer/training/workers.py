@@ -53,3 +53,8 @@ class Workers:
         for rank, share in enumerate(shares):
             whole[rank :: self.world] = share
         return whole
+
+
+def default_device() -> str:
+    """CUDA when there is some."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
