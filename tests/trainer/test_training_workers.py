@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ def _worker(rank: int, world: int, folder: str, config: RunConfig) -> None:
     own = torch.arange(rank, 7, world)
     assert Workers.current().gather(own).tolist() == list(range(7))
     run(config, Path(folder) / "run", device="cpu")
-    distributed.destroy_process_group()
+    distributed.barrier()
+    # Gloo's threads now and then abort while the interpreter is taken down; what is tested is over by here.
+    os._exit(0)
 
 
 def test_two_workers_train_what_one_trains(tmp_path):
