@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from trainer.config import (
     DataConfig,
+    ExecutionConfig,
     Fraction,
     LossConfig,
     ModelConfig,
@@ -149,7 +150,9 @@ class StudyConfig(Section):
     optimization: OptimizationConfig = Field(
         default_factory=lambda: OptimizationConfig(), description="Optimiser and schedule."
     )
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="Compute type of the frozen part.")
+    execution: ExecutionConfig = Field(
+        default_factory=lambda: ExecutionConfig(), description="How every training is computed."
+    )
     cache: str = Field("runs/cache", description="Folder shared by all trials: tokens, negatives, backbones.")
     search: SearchConfig = Field(default_factory=lambda: SearchConfig(), description="The search.")
     resources: ResourcesConfig = Field(default_factory=lambda: ResourcesConfig(), description="Where trials run.")
@@ -184,7 +187,7 @@ class StudyConfig(Section):
             negatives=self.negatives,
             optimization=self.optimization.model_copy(update={"epochs": epochs}),
             seed=seed,
-            precision=self.precision,
+            execution=self.execution,
             cache=str(Path(self.cache).absolute()),
         )
 

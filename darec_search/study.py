@@ -248,7 +248,7 @@ def _identity(config: StudyConfig, fingerprint: str, layers: int) -> dict[str, A
         "losses": dumped["losses"],
         "negatives": dumped["negatives"],
         "optimization": {name: value for name, value in dumped["optimization"].items() if name != "epochs"},
-        "precision": config.precision,
+        "precision": config.execution.precision,
     }
 
 

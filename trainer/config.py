@@ -73,8 +73,9 @@ class AdapterConfig(Section):
 class CollaborativeConfig(Section):
     """The collaborative filtering model whose vectors enter the context mask (Section 2.3.2)."""
 
-    model: Literal["ncf", "mf", "none"] = Field("ncf", description="`none` leaves the extra column out.")
+    model: Literal["ncf", "mf", "lightgcn", "none"] = Field("ncf", description="`none` leaves the extra column out.")
     dimension: Positive = Field(64, description="Embedding size of the CF model (per tower for NCF).")
+    propagation_layers: Positive = Field(3, description="Graph convolutions of LightGCN; the others have none.")
     training: Literal["joint", "frozen"] = Field(
         "joint", description="Trained with DARec, or pretrained on the training part and frozen (Fig. 14)."
     )
@@ -84,7 +85,7 @@ class CollaborativeConfig(Section):
         "shared", description="One projection to the hidden size for all layers, or one each."
     )
     negatives: Positive | None = Field(
-        None, description="Uniform negatives per positive: 4 for NCF, 1 for MF (BPR) when absent."
+        None, description="Uniform negatives per positive: 4 for NCF, 1 for MF and LightGCN (BPR) when absent."
     )
 
 
@@ -121,6 +122,11 @@ class LossConfig(Section):
     contrastive_positions: Positive = Field(1, description="n_s, positions drawn per sequence.")
     contrastive_negatives: Positive = Field(5, description="n_cl, hard negatives per position.")
     temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="τ of InfoNCE.")
+    sampled_items: Positive | None = Field(
+        None,
+        description="Items drawn per step as the softmax's rivals of L_seq and L_align (sampled softmax), for "
+        "catalogues whose logits do not fit; all items, as in the paper, when absent. Evaluation ranks all items.",
+    )
 
 
 class NegativesConfig(Section):
@@ -131,7 +137,13 @@ class NegativesConfig(Section):
         description="`tfidf` (TF-IDF and truncated SVD), a local encoder folder, or a Hugging Face id.",
     )
     fraction: Fraction = Field(0.005, description="Nearest items by each of the two distances.")
+    most: Positive = Field(
+        200, description="Nearest items by each distance at most; only catalogues of over 40,000 items reach it."
+    )
     mf_dimension: Positive = Field(1000, description="Rank of the matrix factorisation, or the most data allows.")
+    search: Literal["exact", "approximate"] = Field(
+        "exact", description="`approximate` looks in an index (extra `ann`), for catalogues of 100,000 items and more."
+    )
 
 
 class OptimizationConfig(Section):
@@ -150,6 +162,28 @@ class OptimizationConfig(Section):
     )
 
 
+class ExecutionConfig(Section):
+    """How the machine computes; what is computed stays the same."""
+
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Type of the frozen weights and of matrix products; adapters and optimiser keep float32."
+    )
+    compile: bool = Field(False, description="`torch.compile` the layers; without a compiler they run as they are.")
+    checkpoint_activations: bool = Field(
+        False, description="Keep the inputs of layers only and compute the rest again in the backward pass."
+    )
+    accumulation: Positive = Field(
+        1, description="Parts of a batch that go through the model one after the other, to save memory."
+    )
+    checkpoint_steps: Positive | None = Field(
+        None, description="A checkpoint every so many steps within an epoch; at the end of each epoch when absent."
+    )
+    deterministic: bool = Field(False, description="Refuse operations whose result may differ from run to run.")
+    shard_backbone: bool = Field(
+        False, description="Spread the frozen weights over the workers (FSDP2), for a backbone too large for one GPU."
+    )
+
+
 class RunConfig(Section):
     """One training run."""
 
@@ -163,7 +197,5 @@ class RunConfig(Section):
         default_factory=lambda: OptimizationConfig(), description="Optimiser and schedule."
     )
     seed: int = Field(0, description="Seed of initial weights, batches and negatives.")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Compute type of the frozen part; adapters and optimiser stay in float32."
-    )
+    execution: ExecutionConfig = Field(default_factory=lambda: ExecutionConfig(), description="How it is computed.")
     cache: str = Field("runs/cache", description="Folder of tokens, negatives and built-in backbones, by content.")

@@ -12,14 +12,15 @@ from trainer.config import ModelConfig
 from trainer.models.adapters import Adapted, Adapter
 from trainer.models.attention import causal_attention, context_attention
 from trainer.models.backbones.base import BackboneLayer
+from trainer.models.backbones.projections import Rotation
 from trainer.models.router import Router
 from trainer.models.streams import PackedStreams
 
 
-def plain_layer(layer: BackboneLayer, h_td: Tensor, streams: PackedStreams) -> Tensor:
+def plain_layer(layer: BackboneLayer, h_td: Tensor, streams: PackedStreams, rotation: Rotation | None) -> Tensor:
     """An unchanged backbone layer over packed streams."""
     x_td = layer.attention_norm(h_td) if layer.pre_norm else h_td
-    h_td = h_td + layer.attend_out(causal_attention(layer.queries_keys_values(x_td), streams))
+    h_td = h_td + layer.attend_out(causal_attention(layer.qkv(x_td, rotation), streams))
     h_td = h_td if layer.pre_norm else layer.attention_norm(h_td)
     h_td = h_td + layer.ffn(layer.ffn_norm(h_td) if layer.pre_norm else h_td)
     return h_td if layer.pre_norm else layer.ffn_norm(h_td)
@@ -45,7 +46,14 @@ class DALayer(nn.Module):
             self.recommendation = _adapted(hidden, kinds["recommendation"], config)
         self.router = Router(hidden) if len(config.masks) == 2 else None
 
-    def forward(self, layer: BackboneLayer, h_td: Tensor, streams: PackedStreams, column_sd: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        layer: BackboneLayer,
+        h_td: Tensor,
+        streams: PackedStreams,
+        column_sd: Tensor | None,
+        rotation: Rotation | None,
+    ) -> Tensor:
         """One layer.
 
         Args:
@@ -53,9 +61,10 @@ class DALayer(nn.Module):
             h_td: input [T, hidden].
             streams: the packed streams.
             column_sd: projected collaborative vectors [S, hidden] before the norm, or None.
+            rotation: rotary embeddings of the tokens, or None.
         """
         x_td = layer.attention_norm(h_td) if layer.pre_norm else h_td
-        h_td = h_td + self._mixed_attention(layer, x_td, streams, column_sd)
+        h_td = h_td + self._mixed_attention(layer, x_td, streams, column_sd, rotation)
         h_td = h_td if layer.pre_norm else layer.attention_norm(h_td)
         y_td = layer.ffn_norm(h_td) if layer.pre_norm else h_td
         ffn_td = layer.ffn(y_td)
@@ -63,18 +72,23 @@ class DALayer(nn.Module):
         return h_td if layer.pre_norm else layer.ffn_norm(h_td)
 
     def _mixed_attention(
-        self, layer: BackboneLayer, x_td: Tensor, streams: PackedStreams, column_sd: Tensor | None
+        self,
+        layer: BackboneLayer,
+        x_td: Tensor,
+        streams: PackedStreams,
+        column_sd: Tensor | None,
+        rotation: Rotation | None,
     ) -> Tensor:
-        qkv_t3hd = layer.queries_keys_values(x_td)
+        qkv = layer.qkv(x_td, rotation)
         attended: dict[str, Tensor] = {}
         if "causal" in self.masks:
-            attended["causal"] = layer.attend_out(causal_attention(qkv_t3hd, streams))
+            attended["causal"] = layer.attend_out(causal_attention(qkv, streams))
         if "context" in self.masks:
             column = None
             if column_sd is not None:
                 column_x = layer.attention_norm(column_sd) if layer.pre_norm else column_sd
-                column = layer.queries_keys_values(column_x)[:, 1:]
-            attended["context"] = layer.attend_out(context_attention(qkv_t3hd, streams, column))
+                column = layer.qkv.keys_values(column_x, None)
+            attended["context"] = layer.attend_out(context_attention(qkv, streams, column))
         branches = [attended[mask] for mask in self.masks]
         if self.relation is not None:
             branches = [adapted(x_td, branch) for adapted, branch in zip(self.relation, branches, strict=True)]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
 from trainer.architecture import Architecture
 from trainer.config import ModelConfig
-from trainer.models.backbones.base import Backbone, BackboneLayer
+from trainer.models.backbones.base import Backbone
 from trainer.models.collaborative import create_collaborative
 from trainer.models.da_layer import DALayer, plain_layer
 from trainer.models.streams import PackedStreams
@@ -67,15 +65,16 @@ class DARec(nn.Module):
     def forward(self, streams: PackedStreams) -> Tensor:
         """Last hidden states of the readout rows: [SEQ] states, then [ALIGN] states, [R, output]."""
         h_td = self.backbone.enter(self._embed(streams), streams.positions_t)
+        rotation = self.backbone.rotation(streams.positions_t)
         columns = self._columns(streams)
         done = 0
         for k, layer in enumerate(self.backbone.layers):
             if str(k) in self.da_layers:
                 column = columns[done % len(columns)] if columns else None
-                h_td = self.da_layers[str(k)](layer, h_td, streams, column)
+                h_td = layer(self.da_layers[str(k)], h_td, streams, column, rotation)
                 done += 1
             else:
-                h_td = plain_layer(cast(BackboneLayer, layer), h_td, streams)
+                h_td = layer(plain_layer, h_td, streams, rotation)
         return self.backbone.finish(h_td.index_select(0, streams.readout_r))
 
     def trained_state(self) -> dict[str, Tensor]:

@@ -194,6 +194,6 @@ def to_step_input(batch: Batch, packer: StreamPacker, device: str) -> StepInput:
 
 def autocast(config: RunConfig, device: str) -> torch.autocast | nullcontext[None]:
     """bfloat16 compute where the config asks for it; parameters stay as they are."""
-    if config.precision == "bfloat16":
+    if config.execution.precision == "bfloat16":
         return torch.autocast(torch.device(device).type, torch.bfloat16)
     return nullcontext()

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers import OPTModel
 
 from trainer.models.backbones.base import Backbone, BackboneLayer
+from trainer.models.backbones.projections import Projections
 
 
 class OPTLayer(BackboneLayer):
@@ -19,12 +19,9 @@ class OPTLayer(BackboneLayer):
         super().__init__()
         attention = layer.self_attn
         projections = [attention.q_proj, attention.k_proj, attention.v_proj]
+        biases = None if attention.q_proj.bias is None else [p.bias for p in projections]
         self.pre_norm = pre_norm
-        self.heads: int = attention.num_heads
-        self.qkv_weight = nn.Parameter(torch.cat([p.weight.detach() for p in projections]), requires_grad=False)
-        self.qkv_bias = None
-        if attention.q_proj.bias is not None:
-            self.qkv_bias = nn.Parameter(torch.cat([p.bias.detach() for p in projections]), requires_grad=False)
+        self.qkv = Projections([p.weight for p in projections], biases, attention.num_heads, attention.num_heads)
         self.out_proj: nn.Module = attention.out_proj
         self.norm_1: nn.Module = layer.self_attn_layer_norm
         self.norm_2: nn.Module = layer.final_layer_norm
@@ -35,11 +32,8 @@ class OPTLayer(BackboneLayer):
     def attention_norm(self, h_td: Tensor) -> Tensor:
         return torch.as_tensor(self.norm_1(h_td))
 
-    def queries_keys_values(self, x_td: Tensor) -> Tensor:
-        return linear(x_td, self.qkv_weight, self.qkv_bias).unflatten(-1, (3, self.heads, -1))
-
-    def attend_out(self, attended_thd: Tensor) -> Tensor:
-        return torch.as_tensor(self.out_proj(attended_thd.flatten(-2)))
+    def attend_out(self, attended_td: Tensor) -> Tensor:
+        return torch.as_tensor(self.out_proj(attended_td))
 
     def ffn_norm(self, h_td: Tensor) -> Tensor:
         return torch.as_tensor(self.norm_2(h_td))
@@ -79,8 +73,8 @@ class OPTBackbone(Backbone):
         positions = self.embed_positions(positions_t + self.position_offset)
         return torch.as_tensor(self.project_in(embeddings_te) + positions)
 
-    def finish(self, h_td: Tensor) -> Tensor:
-        return torch.as_tensor(self.project_out(self.final_norm(h_td)))
+    def finish(self, h_rd: Tensor) -> Tensor:
+        return torch.as_tensor(self.project_out(self.final_norm(h_rd)))
 
 
 MODEL = OPTModel
