@@ -169,14 +169,21 @@ def test_an_identity_model_with_a_closed_context_branch_is_the_backbone(opt_mode
             adapted.adapter.up.bias.data.zero_()
         layer.router.gate.weight.data.zero_()
         layer.router.gate.bias.data.copy_(torch.tensor([60.0, -60.0]))
-    streams = packer().pack(np.array([0, 2, 1, 4, 3]), np.array([4, 1]), np.array([0, 1]), np.array([5]))
-    states = darec(streams)
-    embeds = opt_model.decoder.embed_tokens(streams.token_ids_t)
-    embeds = embeds.index_copy(0, streams.special_rows, darec.special.detach()[streams.special_kinds])
-    lengths = (streams.positions_t == 0).nonzero().flatten().tolist()
-    parts = embeds.tensor_split(lengths[1:])
-    hidden = [opt_model(inputs_embeds=part[None]).last_hidden_state[0] for part in parts]
-    torch.testing.assert_close(states, torch.cat(hidden)[streams.readout_r], **TOLERANCE)
+    histories, aligned = [[0, 2, 1, 4], [3]], [5]
+    states = darec(packer().pack(np.array([0, 2, 1, 4, 3]), np.array([4, 1]), np.array([0, 1]), np.array(aligned)))
+    special = darec.special.detach()
+
+    def hidden(parts: list[list[int]], closing: torch.Tensor) -> torch.Tensor:
+        embeds = [torch.cat([opt_model.decoder.embed_tokens(torch.tensor(part)), closing[None]]) for part in parts]
+        return opt_model(inputs_embeds=torch.cat(embeds)[None]).last_hidden_state[0]
+
+    expected = []
+    for history in histories:
+        parts = [ITEM_TOKENS[item] for item in history]
+        ends = np.cumsum([len(part) + 1 for part in parts]) - 1
+        expected.append(hidden(parts, special[0])[ends])
+    expected += [hidden([PROMPT + ITEM_TOKENS[item]], special[1])[-1:] for item in aligned]
+    torch.testing.assert_close(states, torch.cat(expected), **TOLERANCE)
 
 
 def test_items_do_not_see_each_other_under_the_context_mask_alone(opt_model):

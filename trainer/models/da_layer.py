@@ -1,29 +1,34 @@
-"""The dynamically adapted layer (Section 2.3.3, Fig. 4): a frozen layer, two masks, adapters and a router."""
+"""The dynamically adapted layer (Section 2.3.3, Fig. 4): a frozen layer, two masks, adapters and a router.
+
+Legend: T rows of packed tokens, Q rows that go on: all of them, or in the last layer those that are read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from trainer.architecture import Kind
 from trainer.config import ModelConfig
 from trainer.models.adapters import Adapted, Adapter
-from trainer.models.attention import causal_attention, context_attention
+from trainer.models.attention import QKV, causal_attention, context_attention
 from trainer.models.backbones.base import BackboneLayer
 from trainer.models.backbones.projections import Rotation
 from trainer.models.router import Router
 from trainer.models.streams import PackedStreams
 
 
-def plain_layer(layer: BackboneLayer, h_td: Tensor, streams: PackedStreams, rotation: Rotation | None) -> Tensor:
-    """An unchanged backbone layer over packed streams."""
-    x_td = layer.attention_norm(h_td) if layer.pre_norm else h_td
-    h_td = h_td + layer.attend_out(causal_attention(layer.qkv(x_td, rotation), streams))
-    h_td = h_td if layer.pre_norm else layer.attention_norm(h_td)
-    h_td = h_td + layer.ffn(layer.ffn_norm(h_td) if layer.pre_norm else h_td)
-    return h_td if layer.pre_norm else layer.ffn_norm(h_td)
+def plain_layer(
+    layer: BackboneLayer, h_td: Tensor, streams: PackedStreams, rotation: Rotation | None, last: bool
+) -> Tensor:
+    """An unchanged backbone layer over packed streams, [T, hidden] to [Q, hidden]."""
+    h_qd, _, qkv = _project(layer, h_td, streams, rotation, last)
+    segments = streams.read_rows_only if last else streams.every_row
+    h_qd = h_qd + layer.attend_out(causal_attention(qkv, segments.causal))
+    h_qd = h_qd if layer.pre_norm else layer.attention_norm(h_qd)
+    h_qd = h_qd + layer.ffn(layer.ffn_norm(h_qd) if layer.pre_norm else h_qd)
+    return h_qd if layer.pre_norm else layer.ffn_norm(h_qd)
 
 
 class DALayer(nn.Module):
@@ -51,48 +56,64 @@ class DALayer(nn.Module):
         layer: BackboneLayer,
         h_td: Tensor,
         streams: PackedStreams,
-        column_sd: Tensor | None,
         rotation: Rotation | None,
+        last: bool,
+        column_sd: Tensor | None,
     ) -> Tensor:
-        """One layer.
+        """One layer, [T, hidden] to [Q, hidden].
 
         Args:
             layer: the frozen layer.
-            h_td: input [T, hidden].
+            h_td: its input.
             streams: the packed streams.
-            column_sd: projected collaborative vectors [S, hidden] before the norm, or None.
             rotation: rotary embeddings of the tokens, or None.
+            last: go on with the rows that are read alone.
+            column_sd: projected collaborative vectors [S, hidden] before the norm, or None.
         """
-        x_td = layer.attention_norm(h_td) if layer.pre_norm else h_td
-        h_td = h_td + self._mixed_attention(layer, x_td, streams, column_sd, rotation)
-        h_td = h_td if layer.pre_norm else layer.attention_norm(h_td)
-        y_td = layer.ffn_norm(h_td) if layer.pre_norm else h_td
-        ffn_td = layer.ffn(y_td)
-        h_td = h_td + (ffn_td if self.recommendation is None else self.recommendation(y_td, ffn_td))
-        return h_td if layer.pre_norm else layer.ffn_norm(h_td)
-
-    def _mixed_attention(
-        self,
-        layer: BackboneLayer,
-        x_td: Tensor,
-        streams: PackedStreams,
-        column_sd: Tensor | None,
-        rotation: Rotation | None,
-    ) -> Tensor:
-        qkv = layer.qkv(x_td, rotation)
-        attended: dict[str, Tensor] = {}
-        if "causal" in self.masks:
-            attended["causal"] = layer.attend_out(causal_attention(qkv, streams))
+        h_qd, x_qd, qkv = _project(layer, h_td, streams, rotation, last)
+        segments = streams.read_rows_only if last else streams.every_row
+        attended = {"causal": causal_attention(qkv, segments.causal)} if "causal" in self.masks else {}
         if "context" in self.masks:
-            column = None
+            column, spans = None, segments.context_alone
             if column_sd is not None:
                 column_x = layer.attention_norm(column_sd) if layer.pre_norm else column_sd
-                column = layer.qkv.keys_values(column_x, None)
-            attended["context"] = layer.attend_out(context_attention(qkv, streams, column))
-        branches = [attended[mask] for mask in self.masks]
+                column, spans = layer.qkv.keys_values(column_x, None), segments.context
+            attended["context"] = context_attention(qkv, spans, column)
+        return self.combine(layer, h_qd, x_qd, attended)
+
+    def combine(self, layer: BackboneLayer, h_qd: Tensor, x_qd: Tensor, attended: Mapping[str, Tensor]) -> Tensor:
+        """All that follows attention, row by row: adapters, router, residuals, norms, feed-forward network.
+
+        Args:
+            layer: the frozen layer.
+            h_qd: the layer's input.
+            x_qd: the attention's input: `h_qd` after the norm of a pre-norm layer.
+            attended: [Q, H · D] by mask, before the output projection.
+        """
+        outputs = {mask: layer.attend_out(attended_qd) for mask, attended_qd in attended.items()}
+        branches = [outputs[mask] for mask in self.masks]
         if self.relation is not None:
-            branches = [adapted(x_td, branch) for adapted, branch in zip(self.relation, branches, strict=True)]
-        return branches[0] if self.router is None else torch.as_tensor(self.router(*branches))
+            branches = [adapted(x_qd, branch) for adapted, branch in zip(self.relation, branches, strict=True)]
+        h_qd = h_qd + (branches[0] if self.router is None else self.router(*branches))
+        h_qd = h_qd if layer.pre_norm else layer.attention_norm(h_qd)
+        y_qd = layer.ffn_norm(h_qd) if layer.pre_norm else h_qd
+        ffn_qd = layer.ffn(y_qd)
+        h_qd = h_qd + (ffn_qd if self.recommendation is None else self.recommendation(y_qd, ffn_qd))
+        return h_qd if layer.pre_norm else layer.ffn_norm(h_qd)
+
+
+def _project(
+    layer: BackboneLayer, h_td: Tensor, streams: PackedStreams, rotation: Rotation | None, last: bool
+) -> tuple[Tensor, Tensor, QKV]:
+    """The layer's and the attention's input at the rows that go on, and queries, keys and values."""
+    x_td = layer.attention_norm(h_td) if layer.pre_norm else h_td
+    if not last:
+        return h_td, x_td, layer.qkv(x_td, rotation)
+    keys, values = layer.qkv.keys_values(x_td, rotation)
+    h_rd, x_rd = (x.index_select(0, streams.read_rows_r) for x in (h_td, x_td))
+    if rotation is not None:
+        rotation = (rotation[0].index_select(0, streams.read_rows_r), rotation[1].index_select(0, streams.read_rows_r))
+    return h_rd, x_rd, (layer.qkv.queries(x_rd, rotation), keys, values)
 
 
 def _adapted(hidden: int, kind: Kind, config: ModelConfig) -> Adapted:

@@ -63,19 +63,20 @@ class DARec(nn.Module):
                 self.collaborative.requires_grad_(False)
 
     def forward(self, streams: PackedStreams) -> Tensor:
-        """Last hidden states of the readout rows: [SEQ] states, then [ALIGN] states, [R, output]."""
+        """Last hidden states of the rows that are read: [SEQ] states, then [ALIGN] states, [R, output]."""
         h_td = self.backbone.enter(self._embed(streams), streams.positions_t)
         rotation = self.backbone.rotation(streams.positions_t)
         columns = self._columns(streams)
         done = 0
         for k, layer in enumerate(self.backbone.layers):
+            last = k == len(self.backbone.layers) - 1
             if str(k) in self.da_layers:
                 column = columns[done % len(columns)] if columns else None
-                h_td = layer(self.da_layers[str(k)], h_td, streams, column, rotation)
+                h_td = layer(self.da_layers[str(k)], h_td, streams, rotation, last, column)
                 done += 1
             else:
-                h_td = layer(plain_layer, h_td, streams, rotation)
-        return self.backbone.finish(h_td.index_select(0, streams.readout_r))
+                h_td = layer(plain_layer, h_td, streams, rotation, last)
+        return self.backbone.finish(h_td).index_select(0, streams.read_places_r)
 
     def trained_state(self) -> dict[str, Tensor]:
         """The trained tensors by name: everything but the backbone."""
