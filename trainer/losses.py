@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.nn.functional import cosine_similarity
 
 from trainer.config import LossConfig
 from trainer.data.batches import Terms
 from trainer.models.darec import DARec
 from trainer.models.streams import PackedStreams
+from trainer.softmax import item_cross_entropy, sampled_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,12 @@ class StepInput:
     """[C, n_cl] indices into the alignment streams."""
     counted: Tensor
     """[A'] indices of the alignment streams that L_align counts."""
+    sampled: Tensor
+    """[N] items drawn as rivals of a sampled softmax; empty for the softmax over all items."""
     cf_users: Tensor
     cf_items: Tensor
     cf_negatives: Tensor
     terms: Terms
-
-
-def classification_loss(logits_ri: Tensor, targets_r: Tensor) -> Tensor:
-    """Sum of cross-entropies over all items: L_seq at [SEQ], L_align at [ALIGN]."""
-    return cross_entropy(logits_ri, targets_r, reduction="sum")
 
 
 def contrastive_loss(states_cd: Tensor, positives_cd: Tensor, negatives_ckd: Tensor, temperature: float) -> Tensor:
@@ -65,18 +63,40 @@ def darec_losses(model: DARec, step: StepInput, config: LossConfig) -> dict[str,
     states = model(step.streams)
     n_rows = len(step.targets)
     rows, aligned = states[:n_rows], states[n_rows:]
-    sums = {"sequence": classification_loss(model.item_head(rows), step.targets)}
-    if step.terms.align:
-        logits = model.item_head(aligned[step.counted])
-        sums["align"] = classification_loss(logits, step.streams.items[step.counted])
+    total, losses = _classification(model, rows, aligned[step.counted], step, config)
     if step.terms.contrastive:
-        sums["contrastive"] = contrastive_loss(
+        contrast = contrastive_loss(
             rows[step.contrastive_rows], aligned[step.positives], aligned[step.negatives], config.temperature
         )
+        losses["contrastive"] = contrast / step.terms.contrastive
+        total = total + config.contrastive * losses["contrastive"]
     if step.terms.collaborative and model.collaborative is not None:
-        terms = model.collaborative.loss_terms(step.cf_users, step.cf_items, step.cf_negatives)
-        sums["collaborative"] = terms.sum()
-    losses = {name: value / getattr(step.terms, name) for name, value in sums.items()}
-    weights = {"sequence": 1.0, **{name: getattr(config, name) for name in ("align", "contrastive", "collaborative")}}
-    losses["total"] = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-    return losses
+        pairs = model.collaborative.loss_terms(step.cf_users, step.cf_items, step.cf_negatives)
+        losses["collaborative"] = pairs.sum() / step.terms.collaborative
+        total = total + config.collaborative * losses["collaborative"]
+    return {**losses, "total": total}
+
+
+def _classification(
+    model: DARec, rows: Tensor, counted: Tensor, step: StepInput, config: LossConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """L_seq at [SEQ] and L_align at [ALIGN], both over all items by the same W_item: one pass over the items for both.
+
+    Returns:
+        L_seq + λ1 L_align, and each alone without gradient.
+    """
+    shares = {"sequence": (len(rows), 1 / step.terms.sequence)}
+    if step.terms.align:
+        shares["align"] = (len(counted), 1 / step.terms.align)
+    scales = {"sequence": 1.0, "align": config.align}
+    dtype = model.item_head.bias.dtype
+    weights = torch.cat(
+        [rows.new_full((count,), scales[name] * share, dtype=dtype) for name, (count, share) in shares.items()]
+    )
+    states, targets = torch.cat([rows, counted]), torch.cat([step.targets, step.streams.items[step.counted]])
+    if len(step.sampled):
+        total, terms = sampled_cross_entropy(states, model.item_head, targets, weights, step.sampled)
+    else:
+        total, terms = item_cross_entropy(states, model.item_head, targets, weights)
+    parts = terms.split([count for count, _ in shares.values()])
+    return total, {name: part.sum() * shares[name][1] for name, part in zip(shares, parts, strict=True)}

@@ -48,6 +48,7 @@ def batch() -> Batch:
         contrastive_negatives=negatives,
         align_items=align,
         align_counted=counted,
+        sampled=np.empty(0, np.int64),
         cf_users=np.array([user for user, _ in pairs]),
         cf_items=np.array([item for _, item in pairs]),
         cf_negatives=np.random.default_rng(0).integers(0, len(ITEM_TOKENS), (len(pairs), 2)),

@@ -48,6 +48,8 @@ class Batch:
     """[A] distinct items whose [ALIGN] state is needed, in rising order."""
     align_counted: NDArray[np.bool_]
     """[A] whether L_align counts the item here (each item counts on one worker)."""
+    sampled: Ints
+    """[N] distinct items drawn uniformly as the sampled softmax's rivals; empty for the softmax over all items."""
     cf_users: Ints
     """[N] users of interactions."""
     cf_items: Ints
@@ -108,6 +110,8 @@ class BatchPlanner:
         align_items = np.unique(np.concatenate([scheduled, targets[rows], negatives.ravel()])).astype(np.int64)
         cf_users, cf_items, cf_negatives = self._interactions(users, rng)
         counted = np.full(len(align_items), self._losses.align > 0)
+        count = min(self._losses.sampled_items or 0, self._n_items)
+        sampled = rng.choice(self._n_items, count, replace=False) if count else np.empty(0, np.int64)
         return Batch(
             users=users,
             lengths=lengths,
@@ -117,6 +121,7 @@ class BatchPlanner:
             contrastive_negatives=negatives,
             align_items=align_items,
             align_counted=counted,
+            sampled=sampled,
             cf_users=cf_users,
             cf_items=cf_items,
             cf_negatives=cf_negatives,
@@ -201,6 +206,7 @@ def shard(batch: Batch, rank: int, world: int) -> Batch:
         contrastive_negatives=batch.contrastive_negatives[own_contrast],
         align_items=batch.align_items[needed],
         align_counted=(batch.align_counted & (counting_rank == rank))[needed],
+        sampled=batch.sampled,
         cf_users=batch.cf_users[own_cf],
         cf_items=batch.cf_items[own_cf],
         cf_negatives=batch.cf_negatives[own_cf],

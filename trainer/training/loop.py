@@ -185,6 +185,7 @@ def to_step_input(batch: Batch, packer: StreamPacker, device: str) -> StepInput:
         positives=tensor(positives),
         negatives=tensor(np.searchsorted(batch.align_items, batch.contrastive_negatives)),
         counted=tensor(np.flatnonzero(batch.align_counted)),
+        sampled=tensor(batch.sampled),
         cf_users=tensor(batch.cf_users),
         cf_items=tensor(batch.cf_items),
         cf_negatives=tensor(batch.cf_negatives),

@@ -1,0 +1,101 @@
+"""Cross-entropy of a linear head over very many items, without holding [rows × items] logits.
+
+Legend: R rows, I items, d size of a state, N drawn items. logits = states W_itemᵀ + b_item.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+_LOGITS_AT_A_TIME = 2**25  # 128 MiB in float32
+
+
+def item_cross_entropy(
+    states_rd: Tensor, head: nn.Linear, targets_r: Tensor, weights_r: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of cross-entropies over all items, by blocks of rows.
+
+    The gradients are computed in the forward pass, block by block, as the logits are there anyway: at no time is there
+    more than one block of them, and the backward pass multiplies by a scalar only. Under autocast the matrix products
+    take the lower precision, the softmax stays in float32.
+
+    Args:
+        states_rd: [R, d].
+        head: W_item [I, d] and b_item [I].
+        targets_r: [R] item of each row.
+        weights_r: [R] weight of each row in the sum.
+
+    Returns:
+        The weighted sum, and [R] cross-entropies without gradient.
+    """
+    total, losses = _ItemCrossEntropy.apply(states_rd, head.weight, head.bias, targets_r, weights_r)
+    return total, losses
+
+
+def sampled_cross_entropy(
+    states_rd: Tensor, head: nn.Linear, targets_r: Tensor, weights_r: Tensor, sampled_n: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`item_cross_entropy` whose normaliser is estimated from items drawn uniformly without repetition.
+
+    Z = exp(s_target) + (I − 1)/n Σ_j exp(s_j) over the n drawn items that are not the row's target: unbiased for the
+    sum over all items (importance sampling: Bengio and Senécal, IEEE Transactions on Neural Networks 2008).
+
+    Args:
+        states_rd: [R, d].
+        head: W_item [I, d] and b_item [I].
+        targets_r: [R] item of each row.
+        weights_r: [R] weight of each row in the sum.
+        sampled_n: [N] drawn items, the same for all rows.
+
+    Returns:
+        The weighted sum, and [R] cross-entropies without gradient.
+    """
+    rivals_rn = linear(states_rd, head.weight[sampled_n], head.bias[sampled_n]).float()
+    target_r = (states_rd * head.weight[targets_r]).sum(-1).float() + head.bias[targets_r]
+    is_target_rn = sampled_n == targets_r[:, None]
+    counts_r = (len(sampled_n) - is_target_rn.sum(1)).clamp(min=1)
+    rivals_rn = rivals_rn.masked_fill(is_target_rn, -math.inf) + torch.log((head.out_features - 1) / counts_r)[:, None]
+    losses_r = torch.cat([target_r[:, None], rivals_rn], dim=1).logsumexp(1) - target_r
+    return (losses_r * weights_r).sum(), losses_r.detach()
+
+
+class _ItemCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, states_rd: Tensor, weight_id: Tensor, bias_i: Tensor, targets_r: Tensor, weights_r: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        device = states_rd.device.type
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_id.dtype
+        wanted = any(ctx.needs_input_grad[:3])
+        gradients = [torch.zeros_like(tensor) for tensor in (states_rd, weight_id, bias_i)] if wanted else []
+        losses_r = torch.empty(len(states_rd), dtype=bias_i.dtype, device=states_rd.device)
+        step = max(_LOGITS_AT_A_TIME // len(bias_i), 1)
+        with torch.autocast(device, enabled=False):
+            weight_low = weight_id.to(low)
+            for start in range(0, len(states_rd), step):
+                rows = slice(start, start + step)
+                states, targets = states_rd[rows].to(low), targets_r[rows, None]
+                logits = linear(states, weight_low).to(bias_i.dtype).add_(bias_i)
+                normaliser = logits.logsumexp(1, keepdim=True)
+                losses_r[rows] = (normaliser - logits.gather(1, targets)).squeeze(1)
+                if wanted:
+                    # d loss / d logits = softmax − one-hot of the target
+                    slopes = logits.sub_(normaliser).exp_()
+                    slopes.scatter_add_(1, targets, torch.full_like(normaliser, -1)).mul_(weights_r[rows, None])
+                    gradients[2] += slopes.sum(0)
+                    slopes = slopes.to(low)
+                    gradients[0][rows] = slopes @ weight_low
+                    gradients[1] += slopes.T @ states
+        ctx.gradients = gradients
+        ctx.mark_non_differentiable(losses_r)
+        return (losses_r * weights_r).sum(), losses_r
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None  # in place, hence once
+        return *(gradient.mul_(grad_total) for gradient in gradients), None, None
