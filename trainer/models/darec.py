@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from trainer.architecture import Architecture
-from trainer.config import ModelConfig
+from trainer.config import ExecutionConfig, ModelConfig
 from trainer.models.backbones.base import Backbone
 from trainer.models.collaborative import create_collaborative
+from trainer.models.compiling import compiled
 from trainer.models.da_layer import DALayer, plain_layer
 from trainer.models.streams import PackedStreams
 
@@ -34,20 +39,32 @@ class DARec(nn.Module):
         config: variant, adapters and CF model.
         n_users: users that are trained on.
         n_items: items, all of them ranked.
+        execution: how the layers are computed; plainly when absent.
 
     Raises:
         ValueError: if `config.architecture` does not fit the number of DALayers.
     """
 
-    def __init__(self, backbone: Backbone, config: ModelConfig, n_users: int, n_items: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: ModelConfig,
+        n_users: int,
+        n_items: int,
+        execution: ExecutionConfig | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.execution = execution or ExecutionConfig()
         frequency = config.adapters.replacement_frequency
         replaced = [k for k in range(len(backbone.layers)) if (k + 1) % frequency == 0]
         self.architecture = Architecture.parse(config.architecture, len(replaced))
         self.da_layers = nn.ModuleDict(
             {str(k): DALayer(backbone.hidden, self.architecture.layer(i), config) for i, k in enumerate(replaced)}
         )
+        if self.execution.compile:
+            for da_layer in self.da_layers.values():
+                da_layer.combine = compiled(DALayer.combine).__get__(da_layer)
         self.special = nn.Parameter(torch.randn(2, backbone.embedding) * 0.02)
         """[2, embedding]: [SEQ], [ALIGN]."""
         self.item_head = nn.Linear(backbone.output, n_items)
@@ -66,17 +83,19 @@ class DARec(nn.Module):
         """Last hidden states of the rows that are read: [SEQ] states, then [ALIGN] states, [R, output]."""
         h_td = self.backbone.enter(self._embed(streams), streams.positions_t)
         rotation = self.backbone.rotation(streams.positions_t)
-        columns = self._columns(streams)
-        done = 0
+        columns = itertools.cycle(self._columns(streams) or [None])
         for k, layer in enumerate(self.backbone.layers):
             last = k == len(self.backbone.layers) - 1
             if str(k) in self.da_layers:
-                column = columns[done % len(columns)] if columns else None
-                h_td = layer(self.da_layers[str(k)], h_td, streams, rotation, last, column)
-                done += 1
+                h_td = self._layer(layer, self.da_layers[str(k)], h_td, streams, rotation, last, next(columns))
             else:
-                h_td = layer(plain_layer, h_td, streams, rotation, last)
+                h_td = self._layer(layer, plain_layer, h_td, streams, rotation, last)
         return self.backbone.finish(h_td).index_select(0, streams.read_places_r)
+
+    def _layer(self, layer: nn.Module, *inputs: Any) -> Tensor:
+        if self.execution.checkpoint_activations and torch.is_grad_enabled():
+            return torch.as_tensor(checkpoint(layer, *inputs, use_reentrant=False))
+        return torch.as_tensor(layer(*inputs))
 
     def trained_state(self) -> dict[str, Tensor]:
         """The trained tensors by name: everything but the backbone."""
