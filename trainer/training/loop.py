@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from trainer.config import RunConfig
-from trainer.data.batches import Batch, BatchPlanner, shard
+from trainer.data.batches import BatchPlanner
 from trainer.losses import StepInput, darec_losses
 from trainer.metrics import ranking_metrics
 from trainer.models.darec import DARec
-from trainer.models.streams import StreamPacker
-from trainer.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from trainer.training.checkpoint import Checkpoints, Progress
+from trainer.training.divergence import LOSSES, LossWatch, Moment
 from trainer.training.evaluation import rank_targets
-from trainer.training.optimizer import create_optimizer, set_learning_rate
+from trainer.training.feed import Step, ahead, steps, to_device
+from trainer.training.feed import to_step_input as to_step_input  # part of this door
+from trainer.training.optimizer import apply_step, create_optimizer, set_learning_rate
+from trainer.training.precision import autocast
 from trainer.training.pretrain import pretrain_collaborative
 from trainer.training.result import Row, write_atomic
 from trainer.training.warm import Materials
 from trainer.training.workers import Workers
-
-
-class Diverged(RuntimeError):  # noqa: N818 - a status, not a fault of the code
-    """A loss or a parameter is no longer finite."""
 
 
 class Training:
@@ -58,7 +54,9 @@ class Training:
             config,
             collaborative.negatives if collaborative is not None and joint else 0,
         )
+        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = create_optimizer(self.model, config.optimization)
+        self.checkpoints = Checkpoints(folder / "checkpoint", self.model, self.optimizer)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.first_step_at: float | None = None
@@ -70,9 +68,9 @@ class Training:
         """Train to the end, from the last checkpoint if there is one.
 
         Raises:
-            Diverged: if a loss is not finite.
+            Diverged: if a loss or a gradient is not finite, or a loss explodes.
         """
-        restored = load_checkpoint(self.folder / "checkpoint", self.model, self.optimizer)
+        restored = self.checkpoints.restore(self.workers, self.device)
         if restored is not None:
             self.progress, self.best = restored
         elif self.model.collaborative is not None and self.config.model.collaborative.training == "frozen":
@@ -86,46 +84,69 @@ class Training:
         return self.progress
 
     def _train_epoch(self) -> dict[str, float]:
-        """One pass over the users; mean losses by name."""
+        """The rest of the epoch under way; the whole epoch's mean losses by name."""
         self.model.train()
-        total_steps = self.config.optimization.epochs * self.planner.steps_per_epoch
-        totals: dict[str, Tensor] = {}
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        for whole in self.planner.epoch(self.progress.epoch):
-            self.first_step_at = self.first_step_at or time.time()
-            batch = shard(whole, self.workers.rank, self.workers.world)
-            set_learning_rate(self.optimizer, self.config.optimization, self.progress.step, total_steps)
-            self.optimizer.zero_grad(set_to_none=True)
-            if len(batch.users):
-                losses = self._losses(batch)
-                losses["total"].backward()
-                for name, value in losses.items():
-                    totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value.detach()
-            self.workers.sum_gradients(trained)
-            torch.nn.utils.clip_grad_norm_(trained, self.config.optimization.max_grad_norm)
-            self.optimizer.step()
-            self.progress.step += 1
-        self.progress.epoch += 1
-        return self._mean_losses(totals)
+        progress, n_steps = self.progress, self.planner.steps_per_epoch
+        watch = LossWatch(self.materials.dataset.n_items, progress.first_losses, self.device.startswith("cuda"))
+        sums_l = torch.tensor([progress.sums.get(name, 0.0) for name in LOSSES], dtype=torch.float64).to(self.device)
+        names = set(progress.sums)
+        with ahead(self._steps(), self.device) as source:
+            for step in source:
+                self.first_step_at = self.first_step_at or time.time()
+                sums_l += self._step(step, watch)
+                names |= {"total", *(name for name, count in vars(step.terms).items() if count)}
+                progress.step += 1
+                progress.epoch_step += 1
+                if self._checkpoint_is_due(n_steps):
+                    watch.finish()
+                    progress.sums = _by_name(sums_l, names)
+                    self._save()
+        watch.finish()
+        progress.epoch, progress.epoch_step, progress.sums = progress.epoch + 1, 0, {}
+        return {f"loss/{name}": value for name, value in _by_name(sums_l / max(n_steps, 1), names).items()}
 
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        step = to_step_input(batch, self.materials.packer, self.device)
-        with autocast(self.config, self.device):
-            return darec_losses(self.model, step, self.config.losses)
+    def _steps(self) -> Iterator[Step]:
+        return steps(
+            self.planner,
+            self.materials.packer,
+            self.workers,
+            epoch=self.progress.epoch,
+            start=self.progress.epoch_step,
+            parts=self.config.execution.accumulation,
+            pin=self.device.startswith("cuda"),
+        )
 
-    def _mean_losses(self, totals: dict[str, Tensor]) -> dict[str, float]:
-        names = ("sequence", "align", "contrastive", "collaborative", "total")
-        zero = torch.zeros((), device=self.device)
-        summed = self.workers.sum(torch.stack([totals.get(name, zero).float() for name in names]))
-        means = (summed / max(self.planner.steps_per_epoch, 1)).tolist()
-        if not all(map(math.isfinite, means)):
-            raise Diverged(f"the loss is no longer finite in epoch {self.progress.epoch}")
-        return {f"loss/{name}": value for name, value in zip(names, means, strict=True) if name in totals}
+    def _step(self, step: Step, watch: LossWatch) -> Tensor:
+        """One optimiser step; the whole batch's losses in the order of `LOSSES`. Nothing in it waits for a GPU."""
+        config, progress = self.config.optimization, self.progress
+        total_steps = config.epochs * self.planner.steps_per_epoch
+        rate = set_learning_rate(self.optimizer, config, progress.step, total_steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses_l = torch.zeros(len(LOSSES), device=self.device)
+        for part in step.parts:
+            losses = self._losses(part)
+            losses["total"].backward()
+            zero = losses_l.new_zeros(())
+            losses_l += torch.stack([losses.get(name, zero).detach().float() for name in LOSSES])
+        losses_l = self.workers.sum_gradients(self.trained, losses_l)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, config.max_grad_norm)
+        moment = Moment(progress.step + 1, progress.epoch + 1, rate)
+        apply_step(self.optimizer, skip=watch.look(moment, losses_l, norm))
+        return losses_l
+
+    def _losses(self, part: StepInput) -> dict[str, Tensor]:
+        with autocast(self.config.execution.precision, self.device):
+            return darec_losses(self.model, to_device(part, self.device), self.config.losses)
+
+    def _checkpoint_is_due(self, n_steps: int) -> bool:
+        """Whether to save within the epoch; its end saves anyway."""
+        every, done = self.config.execution.checkpoint_steps, self.progress.epoch_step
+        return every is not None and done % every == 0 and done < n_steps
 
     def _evaluate(self, losses: dict[str, float]) -> None:
         dataset = self.materials.dataset
         self.model.eval()
-        with autocast(self.config, self.device):
+        with autocast(self.config.execution.precision, self.device):
             ranks = rank_targets(
                 self.model,
                 self.materials.packer,
@@ -137,8 +158,7 @@ class Training:
             )
         metrics = ranking_metrics(ranks)
         progress = self.progress
-        progress.wall_s = self.earlier[0] + time.monotonic() - self._started[0]
-        progress.cpu_s = self.earlier[1] + time.process_time() - self._started[1]
+        self._count_time()
         at = {"epoch": progress.epoch, "step": progress.step, "time": time.time(), "seconds": progress.wall_s}
         progress.curve.append({**at, **losses, **metrics})
         if metrics["mrr"] > progress.best_metrics.get("mrr", -1.0):
@@ -146,12 +166,19 @@ class Training:
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.model.trained_state().items()}
 
     def _record(self, on_row: Callable[[Row], None] | None) -> None:
-        if self.workers.rank:
-            return
-        save_checkpoint(self.folder / "checkpoint", self.progress, self.model, self.best, self.optimizer)
+        self._save()
         self._write_curve()
-        if on_row is not None:
+        if on_row is not None and self.workers.rank == 0:
             on_row(self.progress.curve[-1])
+
+    def _save(self) -> None:
+        if self.workers.rank == 0:
+            self._count_time()
+            self.checkpoints.save(self.progress, self.best)
+
+    def _count_time(self) -> None:
+        self.progress.wall_s = self.earlier[0] + time.monotonic() - self._started[0]
+        self.progress.cpu_s = self.earlier[1] + time.process_time() - self._started[1]
 
     def _write_curve(self) -> None:
         if self.workers.rank == 0:
@@ -168,33 +195,8 @@ def create_model(config: RunConfig, materials: Materials) -> DARec:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         dataset = materials.dataset
-        return DARec(materials.backbone.model, config.model, dataset.n_users, dataset.n_items)
+        return DARec(materials.backbone.model, config.model, dataset.n_users, dataset.n_items, config.execution)
 
 
-def to_step_input(batch: Batch, packer: StreamPacker, device: str) -> StepInput:
-    """Pack a batch's streams and turn its arrays into tensors on `device`."""
-
-    def tensor(array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Tensor:
-        return torch.from_numpy(array).to(device)
-
-    positives = np.searchsorted(batch.align_items, batch.targets[batch.contrastive_rows])
-    return StepInput(
-        streams=packer.pack(batch.inputs, batch.lengths, batch.users, batch.align_items).to(device),
-        targets=tensor(batch.targets),
-        contrastive_rows=tensor(batch.contrastive_rows),
-        positives=tensor(positives),
-        negatives=tensor(np.searchsorted(batch.align_items, batch.contrastive_negatives)),
-        counted=tensor(np.flatnonzero(batch.align_counted)),
-        sampled=tensor(batch.sampled),
-        cf_users=tensor(batch.cf_users),
-        cf_items=tensor(batch.cf_items),
-        cf_negatives=tensor(batch.cf_negatives),
-        terms=batch.terms,
-    )
-
-
-def autocast(config: RunConfig, device: str) -> torch.autocast | nullcontext[None]:
-    """bfloat16 compute where the config asks for it; parameters stay as they are."""
-    if config.execution.precision == "bfloat16":
-        return torch.autocast(torch.device(device).type, torch.bfloat16)
-    return nullcontext()
+def _by_name(losses_l: Tensor, names: set[str]) -> dict[str, float]:
+    return {name: value for name, value in zip(LOSSES, losses_l.tolist(), strict=True) if name in names}

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from trainer.config import RunConfig
 from trainer.errors import BadInput
-from trainer.training.loop import Diverged, Training
+from trainer.training.divergence import Diverged
+from trainer.training.loop import Training
 from trainer.training.model_file import save_model
 from trainer.training.result import Cost, Row, RunResult, Status, write_atomic
 from trainer.training.warm import Warm

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 
 @dataclass(frozen=True)
@@ -23,25 +23,42 @@ class Workers:
             return cls(distributed.get_rank(), distributed.get_world_size())
         return cls(0, 1)
 
-    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Add up the gradients of all workers, in place.
+    def sum_gradients(self, parameters: list[nn.Parameter], figures: Tensor) -> Tensor:
+        """Add up the gradients of all workers, in place, and a small vector of theirs.
 
         One flat buffer in one call: adapters and heads are small beside the frozen model, so there is nothing to
-        overlap, and a parameter that a worker did not use counts as zero there.
+        overlap. A parameter that a worker did not use counts as zero there, also for a worker alone, so that weight
+        decay does not depend on the number of workers.
+
+        Args:
+            parameters: the trained parameters, in the same order on every worker.
+            figures: [n] float32.
+
+        Returns:
+            The sum of `figures`.
+        """
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        if self.world > 1:
+            flat = torch.cat([*(grad.flatten() for grad in grads), figures])
+            distributed.all_reduce(flat)
+            *parts, figures = flat.split([*(grad.numel() for grad in grads), len(figures)])
+            grads = [part.view_as(grad) for part, grad in zip(parts, grads, strict=True)]
+        for parameter, grad in zip(parameters, grads, strict=True):
+            parameter.grad = grad
+        return figures
+
+    def from_first(self, numbers: Sequence[int], device: str) -> list[int]:
+        """Rank 0's numbers, on every worker.
+
+        Args:
+            numbers: as many on every worker.
+            device: what the workers' group talks about: the device that they train on.
         """
         if self.world == 1:
-            return
-        trained = list(parameters)
-        flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in trained])
-        distributed.all_reduce(flat)
-        for parameter, grad in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
-            parameter.grad = grad.view_as(parameter)
-
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum of a small tensor over all workers."""
-        if self.world > 1:
-            distributed.all_reduce(values)
-        return values
+            return list(numbers)
+        sent = torch.tensor(numbers, device=device)
+        distributed.broadcast(sent, 0)
+        return [int(number) for number in sent.tolist()]
 
     def gather(self, mine: Tensor) -> Tensor:
         """Undo the split `x[rank::world]`: every worker gets the whole [n] tensor from the shares."""
