@@ -98,7 +98,11 @@ def export(study: Study, out: Path) -> Card:
     dataset = study.dataset()
     config = RunConfig.model_validate_json((final / "run.json").read_text(encoding="utf-8"))
     data = config.data.model_copy(update={"path": str(dataset.folder)})
-    config = config.model_copy(update={"data": data, "cache": str(Path(study.config.cache).absolute())})
+    # The commit that was trained on, whatever is the hub's newest by now.
+    trained_on = {"revision": result.revision or config.model.backbone.revision}
+    model = config.model.model_copy(update={"backbone": config.model.backbone.model_copy(update=trained_on)})
+    cache = str(Path(study.config.cache).absolute())
+    config = config.model_copy(update={"data": data, "model": model, "cache": cache})
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))

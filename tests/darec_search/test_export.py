@@ -184,3 +184,25 @@ def test_a_final_run_that_has_not_finished_is_not_exported(finished, tmp_path):
     (tmp_path / "study" / "final" / "result.json").unlink()
     with pytest.raises(BadInput, match=r"no final model yet; run `darec-search promote"):
         export(Study.load(tmp_path / "study"), tmp_path / "out")
+
+
+def test_the_card_names_the_commit_that_was_trained_on(finished, tmp_path, monkeypatch):
+    """Not the newest one of its hub id."""
+    trained_on, newest = "a" * 40, "b" * 40
+    repository = tmp_path / "hub" / "models--someone--tiny"
+    for commit in (trained_on, newest):
+        shutil.copytree(finished.model / "backbone", repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(newest)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    final = shutil.copytree(finished.study.folder, tmp_path / "study") / "final"
+    ran = json.loads((final / "run.json").read_text())
+    ran["model"]["backbone"]["name"] = "someone/tiny"
+    (final / "run.json").write_text(json.dumps(ran))
+    result = json.loads((final / "result.json").read_text())
+    (final / "result.json").write_text(json.dumps({**result, "revision": trained_on}))
+    card = export(Study.load(tmp_path / "study"), tmp_path / "out")
+    assert (card.model.backbone.name, card.model.backbone.revision) == ("someone/tiny", trained_on)
+    assert not (tmp_path / "out" / "backbone").exists()
+    assert load(tmp_path / "out").card == card

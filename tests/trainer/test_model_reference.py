@@ -2,194 +2,144 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 
 import numpy as np
 import pytest
 import torch
-from reference_darec import ReferenceDARec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_cases import (
+    HISTORIES,
+    ITEM_TOKENS,
+    PROMPT,
+    TOLERANCE,
+    backbone,
+    batch,
+    fast_model,
+    model_config,
+    packer,
+    reference_for,
+    reference_losses,
+)
+from tiny_models import TINY
 
 from trainer.architecture import Architecture
-from trainer.config import AdapterConfig, CollaborativeConfig, LossConfig, ModelConfig
-from trainer.data.batches import Batch, Terms, shard
+from trainer.config import LossConfig, ModelConfig
+from trainer.data.batches import Batch, shard
 from trainer.losses import darec_losses
-from trainer.models.backbones.opt import OPTBackbone
 from trainer.models.darec import DARec
-from trainer.models.streams import StreamPacker
 from trainer.training.loop import to_step_input
 
-ITEM_TOKENS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14], [15], [16, 17, 18], [19, 20]]
-PROMPT = [30, 31, 32]
-HISTORIES = {0: [0, 2, 1, 4], 1: [3, 5], 2: [1, 1, 0, 5, 2, 3]}
-TOLERANCE = {"rtol": 0.0, "atol": 1e-5}
+WEIGHTS = LossConfig(align=0.7, contrastive=0.4, collaborative=0.3, temperature=0.8)
+EVERY_PATTERN = ["".join(bits) for bits in itertools.product("SP", repeat=3)]
+VARIANTS = {
+    "llmrec": {"masks": ["causal"], "adapters": {"enabled": False}, "collaborative": {"model": "none"}},
+    "variation_1": {"masks": ["causal"], "collaborative": {"model": "none"}},
+    "variation_2": {"architecture": "serial"},
+    "all_parallel": {"architecture": "parallel"},
+    "context_alone": {"masks": ["context"], "architecture": "PSS-SSP"},
+    "two_causal": {"masks": ["causal", "causal"], "architecture": "SPP-PSS"},
+    "no_adapters": {"adapters": {"enabled": False}},
+    "every_second_layer": {"adapters": {"replacement_frequency": 2}, "architecture": "SPP"},
+    "relu": {"adapters": {"activation": "relu", "bottleneck": 3}, "architecture": "PSP-SPS"},
+    "gelu": {"adapters": {"activation": "gelu"}, "architecture": "PSP-SPS"},
+    "mf": {"collaborative": {"model": "mf"}, "architecture": "SSP-PPS"},
+    "ncf_per_layer": {"collaborative": {"projection": "per_layer"}, "architecture": "SPS-PSS"},
+    "frozen_ncf": {"collaborative": {"training": "frozen"}},
+    "frozen_mf_per_layer": {"collaborative": {"model": "mf", "training": "frozen", "projection": "per_layer"}},
+    "no_column": {"collaborative": {"model": "none"}, "architecture": "PSP-PSP"},
+}
 
 
-def packer() -> StreamPacker:
-    values = np.concatenate([np.array(tokens, dtype=np.int32) for tokens in ITEM_TOKENS])
-    offsets = np.concatenate([[0], np.cumsum([len(tokens) for tokens in ITEM_TOKENS])])
-    return StreamPacker(values, offsets, PROMPT)
-
-
-def batch() -> Batch:
-    users = np.array(list(HISTORIES))
-    inputs = [HISTORIES[user][:-1] for user in users]
-    targets = [HISTORIES[user][1:] for user in users]
-    flat_targets = np.concatenate(targets)
-    rows, negatives = np.array([1, 3, 6]), np.array([[3, 5], [0, 1], [4, 4]])
-    pairs = [(user, item) for user in users for item in HISTORIES[user]]
-    align = np.unique(np.concatenate([[0, 4], flat_targets[rows], negatives.ravel()]))
-    counted = np.ones(len(align), dtype=bool)
-    return Batch(
-        users=users,
-        lengths=np.array([len(part) for part in inputs]),
-        inputs=np.concatenate(inputs),
-        targets=flat_targets,
-        contrastive_rows=rows,
-        contrastive_negatives=negatives,
-        align_items=align,
-        align_counted=counted,
-        sampled=np.empty(0, np.int64),
-        cf_users=np.array([user for user, _ in pairs]),
-        cf_items=np.array([item for _, item in pairs]),
-        cf_negatives=np.random.default_rng(0).integers(0, len(ITEM_TOKENS), (len(pairs), 2)),
-        terms=Terms(len(flat_targets), len(align), len(rows), len(pairs)),
-    )
-
-
-def fast_model(opt_model, bits: str, **model) -> DARec:
-    torch.manual_seed(1)
-    config = ModelConfig(
-        architecture=f"{bits}-{bits[::-1]}",
-        adapters=AdapterConfig(bottleneck=5, activation=model.pop("activation", "identity")),
-        collaborative=CollaborativeConfig(model=model.pop("cf", "ncf"), dimension=4, negatives=2),
-    )
-    darec = DARec(OPTBackbone(copy.deepcopy(opt_model)), config, len(HISTORIES), len(ITEM_TOKENS)).double()
-    for parameter in darec.parameters():
-        if parameter.requires_grad:  # away from the identity and from zero gates, or half of it would go untested
-            parameter.data.normal_(std=0.3)
-    return darec
-
-
-def reference_for(opt_model, darec: DARec, activation: str = "identity") -> tuple[ReferenceDARec, dict]:
-    trained = {name: tensor.detach().clone().requires_grad_() for name, tensor in darec.trained_state().items()}
-    architecture = darec.architecture
-    kinds = [architecture.layer(k) for k in range(architecture.layers)]
-    frozen = copy.deepcopy(opt_model).requires_grad_(False)
-    return ReferenceDARec(frozen, trained, kinds, activation), trained
-
-
-def reference_losses(reference: ReferenceDARec, batch: Batch, cf: str, temperature: float) -> dict[str, torch.Tensor]:
-    states = []
-    for user, history in HISTORIES.items():
-        states += reference.sequence_states(ITEM_TOKENS, history[:-1], user)
-    aligned = {int(i): reference.align_state(ITEM_TOKENS, PROMPT, int(i)) for i in batch.align_items}
-    losses = {
-        "sequence": [reference.cross_entropy(s, int(t)) for s, t in zip(states, batch.targets, strict=True)],
-        "align": [reference.cross_entropy(aligned[i], i) for i in aligned],
-        "contrastive": [
-            reference.info_nce(states[r], aligned[int(batch.targets[r])], [aligned[int(n)] for n in ns], temperature)
-            for r, ns in zip(batch.contrastive_rows, batch.contrastive_negatives, strict=True)
-        ],
-    }
-    if cf != "none":
-        term = reference.bpr if cf == "mf" else reference.neumf_bce
-        triples = zip(batch.cf_users, batch.cf_items, batch.cf_negatives, strict=True)
-        losses["collaborative"] = [term(int(u), int(i), [int(j) for j in js]) for u, i, js in triples]
-    return {name: torch.stack(terms).mean() for name, terms in losses.items()}
-
-
-def test_hidden_states_agree_for_both_stream_kinds(opt_model, bits):
-    darec = fast_model(opt_model, bits)
-    reference, _ = reference_for(opt_model, darec)
-    items = np.concatenate(list(HISTORIES.values()))
-    lengths = np.array([len(history) for history in HISTORIES.values()])
-    align = np.arange(len(ITEM_TOKENS))
-    states = darec(packer().pack(items, lengths, np.array(list(HISTORIES)), align))
-    expected = [s for u, h in HISTORIES.items() for s in reference.sequence_states(ITEM_TOKENS, h, u)]
-    expected += [reference.align_state(ITEM_TOKENS, PROMPT, int(item)) for item in align]
-    torch.testing.assert_close(states, torch.stack(expected), **TOLERANCE)
-
-
-@pytest.mark.parametrize("cf", ["ncf", "mf"])
-def test_losses_and_gradients_agree(opt_model, bits, cf):
-    darec = fast_model(opt_model, bits, cf=cf)
-    weights = LossConfig(align=0.7, contrastive=0.4, collaborative=0.3, temperature=0.8)
-    losses = darec_losses(darec, to_step_input(batch(), packer(), "cpu"), weights)
+def assert_losses_and_gradients_agree(name: str, config: ModelConfig, batch: Batch) -> None:
+    darec = fast_model(name, config)
+    losses = darec_losses(darec, to_step_input(batch, packer(), "cpu"), WEIGHTS)
     losses["total"].backward()
-
-    reference, trained = reference_for(opt_model, darec)
-    expected = reference_losses(reference, batch(), cf, weights.temperature)
-    total = expected["sequence"] + 0.7 * expected["align"] + 0.4 * expected["contrastive"]
-    total = total + 0.3 * expected["collaborative"]
-    total.backward()
-    for name, value in expected.items():
-        torch.testing.assert_close(losses[name], value, check_dtype=False, **TOLERANCE)
+    reference, trained = reference_for(name, darec, config)
+    expected = reference_losses(reference, batch, WEIGHTS)
+    expected["total"].backward()
+    assert losses.keys() == expected.keys()
+    for loss, value in expected.items():
+        torch.testing.assert_close(
+            losses[loss], value, check_dtype=False, msg=lambda m, n=loss: f"{n}: {m}", **TOLERANCE
+        )
     own = dict(darec.named_parameters())
-    for name, tensor in trained.items():
-        assert tensor.grad is not None, name
-        torch.testing.assert_close(own[name].grad, tensor.grad, msg=lambda m, n=name: f"{n}: {m}", **TOLERANCE)
+    for tensor_name, tensor in trained.items():
+        if not tensor.requires_grad:
+            assert own[tensor_name].grad is None
+            continue
+        found, wanted = (torch.zeros_like(t) if t.grad is None else t.grad for t in (own[tensor_name], tensor))
+        torch.testing.assert_close(found, wanted, msg=lambda m, n=tensor_name: f"{n}: {m}", **TOLERANCE)
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_activations_agree(opt_model, activation):
-    darec = fast_model(opt_model, "SPS", activation=activation)
-    reference, _ = reference_for(opt_model, darec, activation)
-    states = darec(packer().pack(np.array([0, 2, 1]), np.array([3]), np.array([1]), np.array([4])))
-    expected = [*reference.sequence_states(ITEM_TOKENS, [0, 2, 1], 1), reference.align_state(ITEM_TOKENS, PROMPT, 4)]
-    torch.testing.assert_close(states, torch.stack(expected), **TOLERANCE)
+@pytest.mark.parametrize("bits", EVERY_PATTERN)
+@pytest.mark.parametrize("name", ["opt", "opt_post_norm"])
+def test_every_pattern_of_a_layer_agrees(name, bits):
+    assert_losses_and_gradients_agree(name, model_config(architecture=f"{bits}-{bits[::-1]}"), batch())
 
 
-def test_without_cf_model_there_is_no_column(opt_model):
-    darec = fast_model(opt_model, "PSP", cf="none")
-    reference, _ = reference_for(opt_model, darec)
-    states = darec(packer().pack(np.array([0, 2]), np.array([2]), np.array([0]), np.array([], dtype=np.int64)))
-    torch.testing.assert_close(states, torch.stack(reference.sequence_states(ITEM_TOKENS, [0, 2], 0)), **TOLERANCE)
+@pytest.mark.parametrize("architecture", ["SPS-PPS", "PSP-SSP"])
+@pytest.mark.parametrize("name", [name for name in TINY if not name.startswith("opt")])
+def test_every_family_agrees(name, architecture):
+    assert_losses_and_gradients_agree(name, model_config(architecture=architecture), batch())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ["opt", "qwen3", "bert"])
+def test_every_variant_agrees(name, variant):
+    config = model_config(**VARIANTS[variant])
+    joint = config.collaborative.model != "none" and config.collaborative.training == "joint"
+    losses = {"align": variant != "llmrec", "contrastive": variant != "llmrec", "collaborative": joint}
+    assert_losses_and_gradients_agree(name, config, batch(**losses))
+
+
+histories = st.lists(st.lists(st.integers(0, len(ITEM_TOKENS) - 1), min_size=1, max_size=5), min_size=1, max_size=3)
+
+
+@given(
+    st.sampled_from(list(TINY)),
+    histories,
+    st.lists(st.sampled_from([-1, *HISTORIES]), min_size=3, max_size=3),
+    st.sets(st.integers(0, len(ITEM_TOKENS) - 1)),
+    st.lists(st.sampled_from(EVERY_PATTERN), min_size=2, max_size=2),
+    st.sampled_from(["mf", "ncf", "none"]),
+    st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_states_of_any_streams_agree(name, histories, users, align, architecture, cf, last_only):
+    """Any histories and items, by known users and by others (-1), with every [SEQ] read or the last alone."""
+    config = model_config(architecture="-".join(architecture), collaborative={"model": cf})
+    darec = fast_model(name, config)
+    reference, _ = reference_for(name, darec, config)
+    users, items = users[: len(histories)], np.array(sorted(align), dtype=np.int64)
+    lengths = np.array([len(history) for history in histories])
+    streams = packer().pack(np.concatenate(histories), lengths, np.array(users), items, last_only=last_only)
+    expected = []
+    for user, history in zip(users, histories, strict=True):
+        states = reference.sequence_states(ITEM_TOKENS, history, None if user < 0 else user)
+        expected += states[-1:] if last_only else states
+    expected += [reference.align_state(ITEM_TOKENS, PROMPT, int(item)) for item in items]
+    torch.testing.assert_close(darec(streams), torch.stack(expected), **TOLERANCE)
 
 
 @pytest.mark.parametrize("world", [2, 3, 5])
-def test_shards_add_up_to_the_whole_batch(opt_model, world):
-    weights = LossConfig(align=0.7, contrastive=0.4, collaborative=0.3)
-    whole = fast_model(opt_model, "SPP")
-    darec_losses(whole, to_step_input(batch(), packer(), "cpu"), weights)["total"].backward()
-    parts = fast_model(opt_model, "SPP")
+def test_shards_add_up_to_the_whole_batch(world):
+    config = model_config(architecture="SPP-PPS")
+    whole, parts = fast_model("opt", config), fast_model("opt", config)
+    darec_losses(whole, to_step_input(batch(), packer(), "cpu"), WEIGHTS)["total"].backward()
     for rank in range(world):
         share = shard(batch(), rank, world)
         if len(share.users):
-            darec_losses(parts, to_step_input(share, packer(), "cpu"), weights)["total"].backward()
+            darec_losses(parts, to_step_input(share, packer(), "cpu"), WEIGHTS)["total"].backward()
     for (name, one), other in zip(whole.named_parameters(), parts.parameters(), strict=True):
         if one.requires_grad:
             torch.testing.assert_close(one.grad, other.grad, msg=lambda m, n=name: f"{n}: {m}", **TOLERANCE)
 
 
-def test_an_identity_model_with_a_closed_context_branch_is_the_backbone(opt_model):
-    """All adapters at the identity and the context branch gated off leave Hugging Face's own forward."""
-    darec = fast_model(opt_model, "SSS", cf="none")
-    for layer in darec.da_layers.values():
-        for adapted in (*layer.relation, layer.recommendation):
-            adapted.adapter.up.weight.data.zero_()
-            adapted.adapter.up.bias.data.zero_()
-        layer.router.gate.weight.data.zero_()
-        layer.router.gate.bias.data.copy_(torch.tensor([60.0, -60.0]))
-    histories, aligned = [[0, 2, 1, 4], [3]], [5]
-    states = darec(packer().pack(np.array([0, 2, 1, 4, 3]), np.array([4, 1]), np.array([0, 1]), np.array(aligned)))
-    special = darec.special.detach()
-
-    def hidden(parts: list[list[int]], closing: torch.Tensor) -> torch.Tensor:
-        embeds = [torch.cat([opt_model.decoder.embed_tokens(torch.tensor(part)), closing[None]]) for part in parts]
-        return opt_model(inputs_embeds=torch.cat(embeds)[None]).last_hidden_state[0]
-
-    expected = []
-    for history in histories:
-        parts = [ITEM_TOKENS[item] for item in history]
-        ends = np.cumsum([len(part) + 1 for part in parts]) - 1
-        expected.append(hidden(parts, special[0])[ends])
-    expected += [hidden([PROMPT + ITEM_TOKENS[item]], special[1])[-1:] for item in aligned]
-    torch.testing.assert_close(states, torch.cat(expected), **TOLERANCE)
-
-
-def test_items_do_not_see_each_other_under_the_context_mask_alone(opt_model):
+def test_items_do_not_see_each_other_under_the_context_mask_alone():
     """With the causal branch gated off, an item's state depends on its own tokens and c only."""
-    darec = fast_model(opt_model, "SSS")
+    darec = fast_model("opt", model_config())
     for layer in darec.da_layers.values():
         layer.router.gate.weight.data.zero_()
         layer.router.gate.bias.data.copy_(torch.tensor([-60.0, 60.0]))
@@ -199,10 +149,9 @@ def test_items_do_not_see_each_other_under_the_context_mask_alone(opt_model):
     assert not torch.allclose(one[0], other[0])
 
 
-def test_architecture_must_fit_the_number_of_layers(opt_model):
-    config = ModelConfig(architecture="SSS")
+def test_architecture_must_fit_the_number_of_layers():
     with pytest.raises(ValueError, match="describes 1 DALayers, the model has 2"):
-        DARec(OPTBackbone(copy.deepcopy(opt_model)), config, 3, 6)
+        DARec(backbone("opt"), ModelConfig(architecture="SSS"), 3, 6)
 
 
 def test_architecture_text_and_bits_round_trip():

@@ -40,6 +40,8 @@ class RunResult(Section):
     cost: Cost = Field(default_factory=lambda: Cost())
     reason: str | None = Field(None, description="One sentence; present unless finished.")
     fingerprint: str | None = Field(None, description="SHA-256 fingerprint of the dataset.")
+    backbone: str | None = Field(None, description="Folder or Hugging Face id of the frozen language model.")
+    revision: str | None = Field(None, description="Commit of a Hugging Face id.")
     worker: str | None = Field(None, description="Who ran it: lane, process, node.")
     attempts: int = Field(1, description="Workers that it took.")
 

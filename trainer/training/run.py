@@ -56,11 +56,12 @@ def run(
     training: Training | None = None
     status: Status = "finished"
     reason: str | None = None
-    fingerprint: str | None = None
+    found: dict[str, str | None] = {}
     try:
         materials = (warm or Warm()).materials(config)
         materials.backbone.model.to(device)
-        fingerprint = materials.dataset.fingerprint
+        found = {"fingerprint": materials.dataset.fingerprint}
+        found |= {"backbone": materials.backbone.name, "revision": materials.backbone.revision}
         training = Training(config, materials, folder, device, workers)
         training.run(on_row)
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -71,7 +72,7 @@ def run(
         logger.exception("run %s failed", folder.name)
         status, reason = "failed", _sentence(error)
     result = _result(status, reason, training, started_at, device)
-    result = result.model_copy(update={"fingerprint": fingerprint, "worker": worker, "attempts": attempts})
+    result = result.model_copy(update={**found, "worker": worker, "attempts": attempts})
     if workers.rank == 0:
         if keep_model and training is not None and status == "finished":
             save_model(folder / "model.safetensors", training.best)

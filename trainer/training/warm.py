@@ -33,8 +33,8 @@ class Warm:
     def __init__(self) -> None:
         self._datasets: dict[Path, Dataset] = {}
         self._subsets: dict[tuple[Path, float, int], Dataset] = {}
-        self._backbones: dict[str, LoadedBackbone] = {}
-        self._packers: dict[tuple[str, Path, int], StreamPacker] = {}
+        self._backbones: dict[tuple[str, str | None], LoadedBackbone] = {}
+        self._packers: dict[tuple[str, str | None, Path, int], StreamPacker] = {}
         self._negatives: dict[tuple[Path, float, int, NegativesConfig], Ragged] = {}
 
     def materials(self, config: RunConfig) -> Materials:
@@ -67,12 +67,13 @@ class Warm:
 
     def _backbone(self, config: BackboneConfig, dataset: Dataset, cache: Path) -> LoadedBackbone:
         name = str(builtin_folder(config, dataset, cache)) if config.name == "builtin" else config.name
-        if name not in self._backbones:
-            self._backbones[name] = load_backbone(name, config.revision)
-        return self._backbones[name]
+        key = (name, config.revision)
+        if key not in self._backbones:
+            self._backbones[key] = load_backbone(*key)
+        return self._backbones[key]
 
     def _packer(self, backbone: LoadedBackbone, dataset: Dataset, max_item_tokens: int) -> StreamPacker:
-        key = (backbone.name, dataset.folder, max_item_tokens)
+        key = (backbone.name, backbone.revision, dataset.folder, max_item_tokens)
         if key not in self._packers:
             tokens = encode_items(backbone.tokenizer, dataset.sentences, max_item_tokens)
             prompt = backbone.tokenizer(PROMPT, add_special_tokens=False)["input_ids"]

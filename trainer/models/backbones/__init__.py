@@ -11,7 +11,15 @@ from typing import Any
 from trainer.errors import BadInput
 from trainer.models.backbones.base import Backbone
 
-FAMILIES = {"opt": "trainer.models.backbones.opt"}
+FAMILIES = {
+    "bert": "trainer.models.backbones.bert",
+    "gpt2": "trainer.models.backbones.gpt2",
+    "llama": "trainer.models.backbones.llama",
+    "opt": "trainer.models.backbones.opt",
+    "qwen2": "trainer.models.backbones.qwen2",
+    "qwen3": "trainer.models.backbones.qwen3",
+    "roberta": "trainer.models.backbones.roberta",
+}
 """Model type to the module that holds `MODEL` (the Hugging Face class) and `BACKBONE` (the adaption of it)."""
 
 
@@ -26,21 +34,21 @@ class LoadedBackbone:
 
 
 def layer_count(name: str, revision: str | None = None) -> int:
-    """Decoder layers of a model folder or hub id, read from its config alone.
+    """Layers of a model folder or hub id, read from its config alone.
 
     Raises:
         BadInput: if it is no model of a known family.
     """
-    return int(_config(name, revision).num_hidden_layers)
+    return int(_find(name, revision).config.num_hidden_layers)
 
 
 def position_count(name: str, revision: str | None = None) -> int:
-    """Positions that a model folder or hub id knows, read from its config alone.
+    """Positions that a stream may have with a model folder or hub id, read from its config alone.
 
     Raises:
         BadInput: if it is no model of a known family.
     """
-    return int(_config(name, revision).max_position_embeddings)
+    return _find(name, revision).positions
 
 
 def load_backbone(name: str, revision: str | None = None) -> LoadedBackbone:
@@ -54,14 +62,20 @@ def load_backbone(name: str, revision: str | None = None) -> LoadedBackbone:
 
     transformers_logging.disable_progress_bar()
 
-    config = _config(name, revision)
-    family = import_module(FAMILIES[config.model_type])
+    found = _find(name, revision)
+    options = {"revision": found.commit or revision}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        model = family.MODEL.from_pretrained(name, revision=revision, dtype="float32", use_safetensors=_safe_only(name))
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        model, report = found.family.MODEL.from_pretrained(
+            name, **options, dtype="float32", use_safetensors=_safe_only(name), output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise BadInput(f"model.backbone.name: {name!r} cannot be loaded ({_first_line(error)})") from error
-    return LoadedBackbone(family.BACKBONE(model), tokenizer, name, getattr(config, "_commit_hash", None) or revision)
+    # A pooler is not used here. Any other missing weight would be a random one.
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise BadInput(f"model.backbone.name: {name!r} lacks weights ({missing[0]}); save the whole model again")
+    return LoadedBackbone(found.family.BACKBONE(model), tokenizer, name, found.commit)
 
 
 def _safe_only(name: str) -> bool | None:
@@ -70,14 +84,25 @@ def _safe_only(name: str) -> bool | None:
     return True if Path(name).is_dir() else None
 
 
-def _config(name: str, revision: str | None) -> Any:
+@dataclass(frozen=True)
+class _Found:
+    """A model's config, before its weights are read."""
+
+    config: Any
+    family: Any
+    positions: int
+    commit: str | None
+
+
+def _find(name: str, revision: str | None) -> _Found:
     from transformers import AutoConfig
 
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_like_path and not Path(name).expanduser().is_dir():
         raise BadInput(f"model.backbone.name: folder {name!r} does not exist")
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        commit = _commit(name, revision)
+        config = AutoConfig.from_pretrained(name, revision=commit or revision)
     except (OSError, ValueError) as error:
         kind = "is no model folder" if Path(name).is_dir() else "is neither a model folder nor a reachable hub id"
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
@@ -85,7 +110,15 @@ def _config(name: str, revision: str | None) -> Any:
     if config.model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise BadInput(f"model.backbone.name: {name!r} is a {config.model_type!r} model; known families: {known}")
-    return config
+    family = import_module(FAMILIES[config.model_type])
+    return _Found(config, family, family.BACKBONE.positions(config), commit)
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit that a hub id's revision stands for now; None for a folder."""
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    return None if is_local(name) else extract_commit_hash(cached_file(name, "config.json", revision=revision), None)
 
 
 def _first_line(error: Exception) -> str:
