@@ -59,62 +59,9 @@ def test_the_same_seed_gives_the_same_curve_and_another_seed_another(home, warm,
     assert comparable(one) != comparable(other)
 
 
-class Killed(BaseException):
-    """Stands for the process's end in the middle of a run."""
-
-
-def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_the_same(home, warm, tmp_path):
-    config = tiny_run(home, optimization={"epochs": 4, "batch_size": 16, "learning_rate": 3e-3})
-    whole = run(config, tmp_path / "whole", warm=warm)
-
-    def kill(row):
-        if row["epoch"] == 2:
-            raise Killed
-
-    with pytest.raises(Killed):
-        run(config, tmp_path / "killed", warm=warm, on_row=kill)
-    assert not (tmp_path / "killed" / "result.json").exists()
-    rows = []
-    resumed = run(config, tmp_path / "killed", warm=warm, on_row=rows.append, attempts=2)
-    assert [row["epoch"] for row in rows] == [3, 4]
-    assert comparable(resumed) == comparable(whole)
-    assert resumed.cost.wall_s > resumed.cost.ended_at - resumed.cost.started_at
-
-
-@pytest.mark.parametrize("damage", ["model.safetensors", "optimizer.safetensors", "progress.json"])
-def test_a_damaged_checkpoint_is_recomputed_not_trusted(home, warm, tmp_path, damage):
-    config = tiny_run(home)
-    whole = run(config, tmp_path / "whole", warm=warm)
-
-    def kill(row):
-        raise Killed
-
-    with pytest.raises(Killed):
-        run(config, tmp_path / "killed", warm=warm, on_row=kill)
-    (file,) = (tmp_path / "killed" / "checkpoint").glob(f"epoch-*/{damage}")
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    assert comparable(run(config, tmp_path / "killed", warm=warm)) == comparable(whole)
-
-
-def test_a_checkpoint_of_another_model_is_left_aside(home, warm, tmp_path):
-    materials = warm.materials(tiny_run(home))
-    training = Training(tiny_run(home), materials, tmp_path, "cpu")
-    training.run()
-    other = tiny_run(home, model={"adapters": {"bottleneck": 7}})
-    fresh = Training(other, warm.materials(other), tmp_path, "cpu")
-    before = {name: tensor.clone() for name, tensor in fresh.model.trained_state().items()}
-    assert fresh.checkpoints.restore(fresh.workers, "cpu") is None
-    assert all(torch.equal(tensor, before[name]) for name, tensor in fresh.model.trained_state().items())
-
-
 def test_an_architecture_that_does_not_fit_is_a_failed_run_not_a_crash(home, warm, tmp_path):
     result = run(tiny_run(home, model={"architecture": "SSS"}), tmp_path, warm=warm)
     assert (result.status, "describes 1 DALayers" in result.reason) == ("failed", True)
-
-
-def test_patience_stops_early(home, warm, tmp_path):
-    config = tiny_run(home, optimization={"epochs": 30, "batch_size": 16, "learning_rate": 1e-9, "patience": 2})
-    assert len(run(config, tmp_path, warm=warm).curve) < 30
 
 
 @pytest.mark.parametrize(
