@@ -18,6 +18,7 @@ from trainer.models.backbones import LoadedBackbone, load_backbone
 from trainer.models.darec import DARec
 from trainer.models.streams import PROMPT, StreamPacker
 from trainer.training.evaluation import rank_targets, score_histories
+from trainer.training.precision import Precision, autocast
 from trainer.training.warm import Warm
 from trainer.training.workers import Workers
 from trainer.training.workers import default_device as default_device  # part of this door
@@ -31,6 +32,7 @@ class TrainedModel:
     packer: StreamPacker
     max_items: int
     device: str
+    precision: Precision = "float32"
 
     def scores(self, histories: Sequence[NDArray[np.int64]], users: NDArray[np.int64] | None = None) -> Tensor:
         """Scores of all items after each history.
@@ -45,10 +47,11 @@ class TrainedModel:
         """
         users = np.full(len(histories), -1) if users is None else users
         found = torch.empty(len(histories), self.model.item_head.out_features)
-        for chunk, scores in score_histories(
-            self.model, self.packer, list(histories), users, self.max_items, self.device
-        ):
-            found[torch.from_numpy(chunk)] = scores.cpu()
+        with autocast(self.precision, self.device):
+            for chunk, scores in score_histories(
+                self.model, self.packer, list(histories), users, self.max_items, self.device
+            ):
+                found[torch.from_numpy(chunk)] = scores.cpu()
         return found
 
     def ranks(self, dataset: Dataset, split: Split, *, known_users: bool) -> Tensor:
@@ -59,16 +62,17 @@ class TrainedModel:
             split: `validation` or `test`.
             known_users: the dataset's users are those the model was trained on.
         """
-        return rank_targets(
-            self.model,
-            self.packer,
-            dataset.inputs(split),
-            dataset.targets(split),
-            max_items=self.max_items,
-            device=self.device,
-            workers=Workers(0, 1),
-            known_users=known_users,
-        )
+        with autocast(self.precision, self.device):
+            return rank_targets(
+                self.model,
+                self.packer,
+                dataset.inputs(split),
+                dataset.targets(split),
+                max_items=self.max_items,
+                device=self.device,
+                workers=Workers(0, 1),
+                known_users=known_users,
+            )
 
 
 def restore(config: RunConfig, state: dict[str, Tensor], warm: Warm | None = None, device: str = "cpu") -> TrainedModel:
@@ -80,7 +84,8 @@ def restore(config: RunConfig, state: dict[str, Tensor], warm: Warm | None = Non
     materials = (warm or Warm()).materials(config)
     dataset = materials.dataset
     model = _model(config.model, materials.backbone, dataset.n_users, dataset.n_items, state)
-    return TrainedModel(model.to(device), materials.packer, config.data.max_items, device)
+    precision = config.execution.precision
+    return TrainedModel(model.to(device), materials.packer, config.data.max_items, device, precision)
 
 
 def assemble(

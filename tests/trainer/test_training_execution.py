@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
-from tiny_runs import tiny_run
+from tiny_runs import tiny_data, tiny_run
 
+from trainer.data.dataset import Dataset
+from trainer.inference import restore
+from trainer.metrics import ranking_metrics
 from trainer.training.feed import to_device
 from trainer.training.loop import Training
+from trainer.training.model_file import load_model
 from trainer.training.run import run
 from trainer.training.warm import Warm
 
@@ -52,3 +58,40 @@ def test_a_step_moves_to_a_device_whole(home, warm):
     tensors = [value for source in (part, part.streams) for value in vars(source).values() if torch.is_tensor(value)]
     assert len(tensors) > 10
     assert all(tensor.is_meta for tensor in tensors)
+
+
+def test_bfloat16_learns_what_float32_learns(home, warm, plain, tmp_path):
+    config = tiny_run(home, execution={"precision": "bfloat16"})
+    result = run(config, tmp_path, warm=warm, keep_model=True)
+    assert curve(result)[-1] != plain[-1]
+    for one, other in zip(plain, curve(result), strict=True):
+        losses = {name: value for name, value in one.items() if name.startswith("loss/")}
+        assert {name: other[name] for name in losses} == pytest.approx(losses, rel=1e-2)
+    model = warm.materials(config).backbone.model
+    assert {parameter.dtype for parameter in model.parameters() if parameter.ndim >= 2} == {torch.bfloat16}
+    trained = load_model(tmp_path / "model.safetensors")
+    assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
+    ranks = restore(config, trained, warm).ranks(Dataset.open(tiny_data(home)), "validation", known_users=True)
+    assert ranking_metrics(ranks) == pytest.approx(result.metrics, abs=1e-6)
+
+
+def test_a_bfloat16_run_leaves_the_backbone_of_other_trials_as_it_is(home, warm, plain, tmp_path):
+    run(tiny_run(home, execution={"precision": "bfloat16"}), tmp_path / "half", warm=warm)
+    assert curve(run(tiny_run(home), tmp_path / "full", warm=warm)) == plain
+
+
+def test_deterministic_mode_lasts_as_long_as_the_run(home, warm, plain, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    during = []
+
+    def look(row):
+        during.append((torch.are_deterministic_algorithms_enabled(), os.environ["CUBLAS_WORKSPACE_CONFIG"]))
+        raise KeyboardInterrupt
+
+    config = tiny_run(home, execution={"deterministic": True})
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path, warm=warm, on_row=look)
+    assert during == [(True, ":4096:8")]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    assert curve(run(config, tmp_path, warm=warm)) == plain

@@ -14,11 +14,13 @@ from pydantic import ValidationError
 
 from trainer.config import RunConfig
 from trainer.errors import BadInput
+from trainer.training.deterministic import deterministic
 from trainer.training.divergence import Diverged
 from trainer.training.loop import Training
+from trainer.training.memory import is_out_of_memory, out_of_memory_reason
 from trainer.training.model_file import save_model
 from trainer.training.result import Cost, Row, RunResult, Status, write_atomic
-from trainer.training.warm import Warm
+from trainer.training.warm import Materials, Warm
 from trainer.training.workers import Workers, default_device
 
 logger = logging.getLogger(__name__)
@@ -56,23 +58,28 @@ def run(
     training: Training | None = None
     status: Status = "finished"
     reason: str | None = None
-    found: dict[str, str | None] = {}
+    materials: Materials | None = None
     try:
-        materials = (warm or Warm()).materials(config)
-        materials.backbone.model.to(device)
-        found = {"fingerprint": materials.dataset.fingerprint}
-        found |= {"backbone": materials.backbone.name, "revision": materials.backbone.revision}
-        training = Training(config, materials, folder, device, workers)
-        training.run(on_row)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        status, reason = "out_of_memory", _sentence(error)
+        if device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(device)
+        with deterministic(config.execution.deterministic):
+            materials = (warm or Warm()).materials(config)
+            training = Training(config, materials, folder, device, workers)
+            training.run(on_row)
     except Diverged as error:
         status, reason = "diverged", _sentence(error)
     except Exception as error:  # a trial's own fault must not take the search with it; the traceback goes to the log
-        logger.exception("run %s failed", folder.name)
-        status, reason = "failed", _sentence(error)
+        if is_out_of_memory(error):
+            n_items = None if materials is None else materials.dataset.n_items
+            status, reason = "out_of_memory", out_of_memory_reason(error, config, device, n_items, workers.world)
+        else:
+            logger.exception("run %s failed", folder.name)
+            status, reason = "failed", _sentence(error)
     result = _result(status, reason, training, started_at, device)
-    result = result.model_copy(update={**found, "worker": worker, "attempts": attempts})
+    if materials is not None:
+        backbone = {"backbone": materials.backbone.name, "revision": materials.backbone.revision}
+        result = result.model_copy(update={"fingerprint": materials.dataset.fingerprint, **backbone})
+    result = result.model_copy(update={"worker": worker, "attempts": attempts})
     if workers.rank == 0:
         if keep_model and training is not None and status == "finished":
             save_model(folder / "model.safetensors", training.best)

@@ -15,6 +15,7 @@ from trainer.data.text import encode_items
 from trainer.errors import BadInput
 from trainer.models.backbones import LoadedBackbone, layer_count, load_backbone, position_count
 from trainer.models.streams import PROMPT, StreamPacker
+from trainer.training.precision import Precision, hold_in
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Warm:
     def __init__(self) -> None:
         self._datasets: dict[Path, Dataset] = {}
         self._subsets: dict[tuple[Path, float, int], Dataset] = {}
-        self._backbones: dict[tuple[str, str | None], LoadedBackbone] = {}
+        self._backbones: dict[tuple[str, str | None, Precision], LoadedBackbone] = {}
         self._packers: dict[tuple[str, str | None, Path, int], StreamPacker] = {}
         self._negatives: dict[tuple[Path, float, int, NegativesConfig], Ragged] = {}
 
@@ -53,7 +54,7 @@ class Warm:
             whole = data.users_fraction == 1
             self._subsets[subset_key] = full if whole else full.subset(data.users_fraction, data.subset_seed)
         dataset = self._subsets[subset_key]
-        backbone = self._backbone(config.model.backbone, full, cache)
+        backbone = self._backbone(config, full, cache)
         packer = self._packer(backbone, full, data.max_item_tokens)
         _refuse_long_streams(config, backbone.model.max_positions)
         negatives_key = (*subset_key, config.negatives)
@@ -65,11 +66,13 @@ class Warm:
             negatives = self._negatives[negatives_key] = hard_negatives(dataset, config.negatives, cache)
         return Materials(dataset, backbone, packer, negatives)
 
-    def _backbone(self, config: BackboneConfig, dataset: Dataset, cache: Path) -> LoadedBackbone:
-        name = str(builtin_folder(config, dataset, cache)) if config.name == "builtin" else config.name
-        key = (name, config.revision)
+    def _backbone(self, config: RunConfig, dataset: Dataset, cache: Path) -> LoadedBackbone:
+        wanted, precision = config.model.backbone, config.execution.precision
+        name = str(builtin_folder(wanted, dataset, cache)) if wanted.name == "builtin" else wanted.name
+        key = (name, wanted.revision, precision)
         if key not in self._backbones:
-            self._backbones[key] = load_backbone(*key)
+            self._backbones[key] = load_backbone(name, wanted.revision)
+            hold_in(self._backbones[key].model, precision)
         return self._backbones[key]
 
     def _packer(self, backbone: LoadedBackbone, dataset: Dataset, max_item_tokens: int) -> StreamPacker:
