@@ -26,6 +26,7 @@ from trainer.config import RunConfig
 from trainer.training.result import Row
 from trainer.training.run import run
 from trainer.training.warm import Warm
+from trainer.training.workers import Workers
 
 _POLL_S = 30.0
 _REPORT_S = 10.0
@@ -93,6 +94,10 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         The `RunResult` as JSON values; Ray Train hands back that of rank 0.
+
+    Raises:
+        RuntimeError: if this worker failed alone, say for lack of memory: the others wait for it, so Ray Train has to
+            end them.
     """
     _set_threads(config["threads"])
     rank = ray.train.get_context().get_world_rank()
@@ -103,6 +108,8 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
         device=_device(1.0),
         keep_model=True,
     )
+    if result.status in ("failed", "out_of_memory") and not Workers.current().all_ended():
+        raise RuntimeError(f"worker {rank} ended as {result.status} while others went on: {result.reason}")
     # Once only: a report waits for the controller's poll and for every other worker.
     ray.train.report(dict(result.metrics))
     return result.model_dump(mode="json")

@@ -3,40 +3,112 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_runs import tiny_run
 from torch import distributed, multiprocessing
+from torch.distributed.tensor import DTensor
 
-from trainer.config import RunConfig
+from trainer.config import ExecutionConfig, RunConfig
+from trainer.training.loop import Training
 from trainer.training.result import RunResult
 from trainer.training.run import run
+from trainer.training.sharding import in_step
 from trainer.training.warm import Warm
 from trainer.training.workers import Workers
 
 
-def _worker(rank: int, world: int, folder: str, config: RunConfig) -> None:
+class Killed(BaseException):
+    """Stands for the end of all workers in the middle of a run."""
+
+
+def _kill_at(step: int):
+    taken = []
+
+    def count(*_: object) -> None:
+        taken.append(1)
+        if len(taken) == step:
+            raise Killed
+
+    return count
+
+
+def _killed_and_resumed(config: RunConfig, folder: Path) -> None:
+    """End in the second step, of which there are two an epoch, and go on."""
+    training = Training(config, Warm().materials(config), folder, "cpu")
+    training.optimizer.register_step_post_hook(_kill_at(2))
+    with pytest.raises(Killed):
+        training.run()
+    distributed.barrier()
+    assert (folder / "checkpoint" / "epoch-00000-step-0000001").exists()
+    distributed.barrier()
+    rows = []
+    result = run(config, folder, on_row=rows.append, device="cpu")
+    assert training.workers.rank or result.curve == rows
+
+
+def _sharded(config: RunConfig, folder: Path) -> None:
+    """Each worker holds half of the layers' weights between steps, and passes through the model need not be equal."""
+    warm = Warm()
+    training = Training(config, warm.materials(config), folder, "cpu")
+    layers = [p for layer in training.model.backbone.layers for p in layer.parameters()]
+    assert sum(p.to_local().numel() for p in layers) / sum(p.numel() for p in layers) == pytest.approx(0.5, abs=0.02)
+    training.run()
+    assert all(isinstance(p, DTensor) for layer in training.model.backbone.layers for p in layer.parameters())
+    streams = training.materials.packer.pack(*(np.array([n]) for n in (3, 1, 0)), np.empty(0, np.int64))
+    with torch.no_grad(), in_step(training.model, training.materials.packer, training.workers, "cpu") as workers:
+        passes = 0 if workers.rank else 3
+        states = [training.model(streams) for _ in range(passes)]
+        assert workers.gather(torch.tensor([workers.rank])).tolist() == [0, 1]
+    assert all(torch.equal(state, states[0]) for state in states)
+    run(config, folder, warm=warm, device="cpu")
+    plain = config.model_copy(update={"execution": ExecutionConfig()})
+    assert not any(isinstance(p, DTensor) for p in warm.materials(plain).backbone.model.parameters())
+
+
+def _alone_or_together_at_the_end(workers: Workers) -> None:
+    if workers.rank == 0:
+        assert not workers.all_ended(wait_s=0.1)
+    distributed.barrier()
+    assert workers.all_ended()
+
+
+def _worker(rank: int, world: int, folder: str, configs: dict[str, RunConfig]) -> None:
     torch.set_num_threads(1)
-    store = f"file://{folder}/store"
-    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     own = torch.arange(rank, 7, world)
     assert Workers.current().gather(own).tolist() == list(range(7))
-    run(config, Path(folder) / "run", device="cpu")
+    run(configs["plain"], Path(folder) / "plain", device="cpu")
+    _killed_and_resumed(configs["parts"], Path(folder) / "parts")
+    _sharded(configs["sharded"], Path(folder) / "sharded")
+    _alone_or_together_at_the_end(Workers.current())
     distributed.barrier()
     # Gloo's threads now and then abort while the interpreter is taken down; what is tested is over by here.
     os._exit(0)
 
 
 def test_two_workers_train_what_one_trains(tmp_path):
-    """Same batches, same losses, same metrics, to rounding; also with a last batch of fewer users than workers."""
-    config = tiny_run(tmp_path, optimization={"epochs": 2, "batch_size": 149, "learning_rate": 3e-3})
-    alone = run(config, tmp_path / "alone", warm=Warm(), device="cpu")
-    multiprocessing.spawn(_worker, (2, str(tmp_path), config), nprocs=2)
-    together = RunResult.model_validate_json((tmp_path / "run" / "result.json").read_text())
-    assert together.status == "finished", together.reason
-    for one, two in zip(alone.curve, together.curve, strict=True):
-        measured = {name: value for name, value in one.items() if name not in ("time", "seconds")}
-        assert {name: two[name] for name in measured} == pytest.approx(measured, rel=2e-4)
+    """Same losses, same metrics, to rounding: also with a last batch of fewer users than workers, with parts and a kill
+    within an epoch, and with the backbone spread over both."""
+    executions = {
+        "plain": {},
+        "parts": {"accumulation": 2, "checkpoint_steps": 1},
+        "sharded": {"accumulation": 2, "shard_backbone": True},
+    }
+    optimization = {"epochs": 2, "batch_size": 149, "learning_rate": 3e-3}
+    configs = {
+        name: tiny_run(tmp_path, optimization=optimization, execution=execution)
+        for name, execution in executions.items()
+    }
+    alone = run(configs["plain"], tmp_path / "alone", warm=Warm(), device="cpu")
+    multiprocessing.spawn(_worker, (2, str(tmp_path), configs), nprocs=2)
+    for name in configs:
+        together = RunResult.model_validate_json((tmp_path / name / "result.json").read_text())
+        assert together.status == "finished", together.reason
+        for one, two in zip(alone.curve, together.curve, strict=True):
+            measured = {name: value for name, value in one.items() if name not in ("time", "seconds")}
+            assert {name: two[name] for name in measured} == pytest.approx(measured, rel=2e-4)
 
 
 def test_a_single_process_is_rank_0_of_1():

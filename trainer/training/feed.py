@@ -30,12 +30,21 @@ class Step:
 
     terms: Terms
     """Of the whole batch, over all workers."""
-    parts: list[StepInput]
-    """Go through the model one after the other; their losses and gradients add up. Empty for an idle worker."""
+    parts: list[tuple[StepInput, float]]
+    """Go through the model one after the other; their losses and gradients, times the number, add up. Empty for an idle
+    worker, unless it has to go through the model for the others' sake: then with stand-ins that count 0."""
 
 
 def steps(
-    planner: BatchPlanner, packer: StreamPacker, workers: Workers, *, epoch: int, start: int, parts: int, pin: bool
+    planner: BatchPlanner,
+    packer: StreamPacker,
+    workers: Workers,
+    *,
+    epoch: int,
+    start: int,
+    parts: int,
+    pin: bool,
+    stand_in: bool,
 ) -> Iterator[Step]:
     """A worker's steps of an epoch.
 
@@ -47,17 +56,26 @@ def steps(
         start: steps that are done; they are planned again, since the sampler's state is in its draws, but not packed.
         parts: parts of each share.
         pin: page-lock the tensors, so that the copy to a GPU need not wait.
+        stand_in: let another part stand in for one without users.
     """
     for batch in islice(planner.epoch(epoch), start, None):
         # Part p of worker r is share p · world + r: every worker has the same users as without parts.
-        shares = [shard(batch, part * workers.world + workers.rank, workers.world * parts) for part in range(parts)]
-        packed = [to_step_input(share, packer, "cpu") for share in shares if len(share.users)]
-        yield Step(batch.terms, [_mapped(part, Tensor.pin_memory) for part in packed] if pin else packed)
+        count = workers.world * parts
+        shares = [shard(batch, part * workers.world + workers.rank, count) for part in range(parts)]
+        weighted = [(share, 1.0) for share in shares if len(share.users)]
+        if stand_in and len(weighted) < parts:
+            weighted += [(shard(batch, 0, count), 0.0)] * (parts - len(weighted))
+        yield Step(batch.terms, [(_packed(share, packer, pin), weight) for share, weight in weighted])
 
 
 def ahead(source: Iterator[Step], device: str) -> AbstractContextManager[Iterator[Step] | Prefetcher[Step]]:
     """Steps made on a thread of their own while a GPU computes; the CPU's cores are the model's already."""
     return Prefetcher(source, _DEPTH) if device.startswith("cuda") else nullcontext(source)
+
+
+def _packed(share: Batch, packer: StreamPacker, pin: bool) -> StepInput:
+    step = to_step_input(share, packer, "cpu")
+    return _mapped(step, Tensor.pin_memory) if pin else step
 
 
 def to_step_input(batch: Batch, packer: StreamPacker, device: str) -> StepInput:

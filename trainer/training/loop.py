@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from trainer.training.optimizer import apply_step, create_optimizer, set_learnin
 from trainer.training.precision import autocast
 from trainer.training.pretrain import pretrain_collaborative
 from trainer.training.result import Row, write_atomic
+from trainer.training.sharding import in_step, is_sharded, shard_backbone
 from trainer.training.warm import Materials
 from trainer.training.workers import Workers
 
@@ -44,7 +46,11 @@ class Training:
     ) -> None:
         self.config, self.materials, self.folder, self.device = config, materials, folder, device
         self.workers = workers or Workers.current()
-        self.model = create_model(config, materials).to(device)
+        self.model = create_model(config, materials)
+        self.sharded = is_sharded(config.execution, self.workers)
+        if self.sharded:
+            shard_backbone(self.model, device, self.workers)
+        self.model.to(device)
         collaborative = self.model.collaborative
         joint = collaborative is not None and config.model.collaborative.training == "joint"
         self.planner = BatchPlanner(
@@ -114,6 +120,7 @@ class Training:
             start=self.progress.epoch_step,
             parts=self.config.execution.accumulation,
             pin=self.device.startswith("cuda"),
+            stand_in=self.sharded,
         )
 
     def _step(self, step: Step, watch: LossWatch) -> Tensor:
@@ -123,11 +130,11 @@ class Training:
         rate = set_learning_rate(self.optimizer, config, progress.step, total_steps)
         self.optimizer.zero_grad(set_to_none=True)
         losses_l = torch.zeros(len(LOSSES), device=self.device)
-        for part in step.parts:
+        for part, weight in step.parts:
             losses = self._losses(part)
-            losses["total"].backward()
+            (weight * losses["total"]).backward()
             zero = losses_l.new_zeros(())
-            losses_l += torch.stack([losses.get(name, zero).detach().float() for name in LOSSES])
+            losses_l += weight * torch.stack([losses.get(name, zero).detach().float() for name in LOSSES])
         losses_l = self.workers.sum_gradients(self.trained, losses_l)
         norm = torch.nn.utils.clip_grad_norm_(self.trained, config.max_grad_norm)
         moment = Moment(progress.step + 1, progress.epoch + 1, rate)
@@ -146,15 +153,17 @@ class Training:
     def _evaluate(self, losses: dict[str, float]) -> None:
         dataset = self.materials.dataset
         self.model.eval()
-        with autocast(self.config.execution.precision, self.device):
+        packer, workers = self.materials.packer, self.workers
+        together = in_step(self.model, packer, workers, self.device) if self.sharded else nullcontext(workers)
+        with autocast(self.config.execution.precision, self.device), together as workers:
             ranks = rank_targets(
                 self.model,
-                self.materials.packer,
+                packer,
                 dataset.train,
                 dataset.validation,
                 max_items=self.config.data.max_items,
                 device=self.device,
-                workers=self.workers,
+                workers=workers,
             )
         metrics = ranking_metrics(ranks)
         progress = self.progress

@@ -16,6 +16,8 @@ from trainer.errors import BadInput
 from trainer.models.backbones import LoadedBackbone, layer_count, load_backbone, position_count
 from trainer.models.streams import PROMPT, StreamPacker
 from trainer.training.precision import Precision, hold_in
+from trainer.training.sharding import is_sharded
+from trainer.training.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,15 @@ class Warm:
         wanted, precision = config.model.backbone, config.execution.precision
         name = str(builtin_folder(wanted, dataset, cache)) if wanted.name == "builtin" else wanted.name
         key = (name, wanted.revision, precision)
-        if key not in self._backbones:
-            self._backbones[key] = load_backbone(name, wanted.revision)
-            hold_in(self._backbones[key].model, precision)
-        return self._backbones[key]
+        sharded = is_sharded(config.execution, Workers.current())
+        if key in self._backbones and not sharded:
+            return self._backbones[key]
+        loaded = load_backbone(name, wanted.revision)
+        hold_in(loaded.model, precision)
+        # One that will be spread over the workers is of no use to another run.
+        if not sharded:
+            self._backbones[key] = loaded
+        return loaded
 
     def _packer(self, backbone: LoadedBackbone, dataset: Dataset, max_item_tokens: int) -> StreamPacker:
         key = (backbone.name, backbone.revision, dataset.folder, max_item_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
@@ -70,6 +71,24 @@ class Workers:
         for rank, share in enumerate(shares):
             whole[rank :: self.world] = share
         return whole
+
+    def all_ended(self, wait_s: float = 10.0) -> bool:
+        """Whether all workers have come to this call; one that waits for the others in a computation has not.
+
+        Told through the group's store, which works when the group does not. To be called once per group.
+
+        Args:
+            wait_s: how long to wait for the others.
+        """
+        if self.world == 1:
+            return True
+        store = distributed.distributed_c10d._get_default_store()
+        store.set(f"ended/{self.rank}", "")
+        try:
+            store.wait([f"ended/{rank}" for rank in range(self.world)], timedelta(seconds=wait_s))
+        except RuntimeError:
+            return False
+        return True
 
 
 def default_device() -> str:
