@@ -92,7 +92,7 @@ class CollaborativeConfig(Section):
 class ModelConfig(Section):
     """The DARec model."""
 
-    backbone: BackboneConfig = Field(default_factory=lambda: BackboneConfig(), description="The frozen decoder.")
+    backbone: BackboneConfig = Field(default_factory=lambda: BackboneConfig(), description="The frozen language model.")
     architecture: str = Field(
         "serial", description="`serial`, `parallel`, or one group of S/P letters per DALayer: `SPS-PPS`."
     )

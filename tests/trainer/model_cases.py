@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from functools import cache
-from importlib import import_module
 
 import numpy as np
 import torch
@@ -66,7 +65,7 @@ def hf_model(name: str):
 
 def adapted(model) -> Backbone:
     """A Hugging Face model as a backbone; the model itself stays as it is."""
-    return import_module(FAMILIES[model.config.model_type]).BACKBONE(copy.deepcopy(model))
+    return FAMILIES[model.config.model_type](copy.deepcopy(model))
 
 
 def backbone(name: str) -> Backbone:

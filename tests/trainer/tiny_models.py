@@ -14,6 +14,7 @@ _FFN = {"intermediate_size": 24}
 _GROUPED = {"num_key_value_heads": 2, "head_dim": 6}
 _OPT = {"word_embed_proj_dim": 16, "ffn_dim": 24}
 _GPT2 = {"n_inner": 24, "bos_token_id": 1, "eos_token_id": 1}
+_WINDOW = {"use_sliding_window": True, "sliding_window": 17, "max_window_layers": 1}
 _LLAMA_3 = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -31,7 +32,8 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2_scaled": ("gpt2", {**_GPT2, "scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True}),
     "llama": ("llama", {**_FFN, **_GROUPED}),
     "llama_3": ("llama", {**_FFN, "attention_bias": True, "mlp_bias": True, "rope_parameters": _LLAMA_3}),
-    "qwen2": ("qwen2", {**_FFN, "num_key_value_heads": 1}),
+    # The window of the last layer is as long as the longest stream that is compared with Hugging Face's forward.
+    "qwen2": ("qwen2", {**_FFN, "num_key_value_heads": 1, **_WINDOW}),
     "qwen3": ("qwen3", {**_FFN, **_GROUPED}),
     "bert": ("bert", _FFN),
     "roberta": ("roberta", {**_FFN, "type_vocab_size": 1, "pad_token_id": 1}),

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import BadInput
 from trainer.models.backbones.base import Backbone
+from trainer.models.backbones.bert import BertBackbone
+from trainer.models.backbones.gpt2 import GPT2Backbone
+from trainer.models.backbones.llama import LlamaBackbone
+from trainer.models.backbones.opt import OPTBackbone
+from trainer.models.backbones.qwen import QwenBackbone
+from trainer.models.backbones.roberta import RobertaBackbone
 
-FAMILIES = {
-    "bert": "trainer.models.backbones.bert",
-    "gpt2": "trainer.models.backbones.gpt2",
-    "llama": "trainer.models.backbones.llama",
-    "opt": "trainer.models.backbones.opt",
-    "qwen2": "trainer.models.backbones.qwen2",
-    "qwen3": "trainer.models.backbones.qwen3",
-    "roberta": "trainer.models.backbones.roberta",
+Family = type[BertBackbone] | type[GPT2Backbone] | type[LlamaBackbone] | type[OPTBackbone]
+
+FAMILIES: dict[str, Family] = {
+    "bert": BertBackbone,
+    "gpt2": GPT2Backbone,
+    "llama": LlamaBackbone,
+    "opt": OPTBackbone,
+    "qwen2": QwenBackbone,
+    "qwen3": QwenBackbone,
+    "roberta": RobertaBackbone,
 }
-"""Model type to the module that holds `MODEL` (the Hugging Face class) and `BACKBONE` (the adaption of it)."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ def load_backbone(name: str, revision: str | None = None) -> LoadedBackbone:
     Raises:
         BadInput: if it is no model of a known family, or its weights or tokenizer cannot be loaded.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -66,7 +72,7 @@ def load_backbone(name: str, revision: str | None = None) -> LoadedBackbone:
     options = {"revision": found.commit or revision}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model, report = found.family.MODEL.from_pretrained(
+        model, report = AutoModel.from_pretrained(
             name, **options, dtype="float32", use_safetensors=_safe_only(name), output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
@@ -75,7 +81,7 @@ def load_backbone(name: str, revision: str | None = None) -> LoadedBackbone:
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise BadInput(f"model.backbone.name: {name!r} lacks weights ({missing[0]}); save the whole model again")
-    return LoadedBackbone(found.family.BACKBONE(model), tokenizer, name, found.commit)
+    return LoadedBackbone(found.family(model), tokenizer, name, found.commit)
 
 
 def _safe_only(name: str) -> bool | None:
@@ -89,7 +95,7 @@ class _Found:
     """A model's config, before its weights are read."""
 
     config: Any
-    family: Any
+    family: Family
     positions: int
     commit: str | None
 
@@ -110,8 +116,8 @@ def _find(name: str, revision: str | None) -> _Found:
     if config.model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise BadInput(f"model.backbone.name: {name!r} is a {config.model_type!r} model; known families: {known}")
-    family = import_module(FAMILIES[config.model_type])
-    return _Found(config, family, family.BACKBONE.positions(config), commit)
+    family = FAMILIES[config.model_type]
+    return _Found(config, family, family.positions(config), commit)
 
 
 def _commit(name: str, revision: str | None) -> str | None:

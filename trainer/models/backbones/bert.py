@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import BertModel
 
 from trainer.errors import BadInput
 from trainer.models.backbones.base import Backbone, BackboneLayer
@@ -60,7 +59,3 @@ def _layer(layer: Any) -> BackboneLayer:
         ffn_norm=layer.output.LayerNorm,
         ffn=nn.Sequential(layer.intermediate.dense, layer.intermediate.intermediate_act_fn, layer.output.dense),
     )
-
-
-MODEL = BertModel
-BACKBONE = BertBackbone

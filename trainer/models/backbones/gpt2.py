@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import GPT2Model
 
 from trainer.models.backbones.base import Backbone, BackboneLayer
 from trainer.models.backbones.projections import Projections
@@ -50,7 +49,3 @@ def _layer(block: Any) -> BackboneLayer:
         ffn_norm=block.ln_2,
         ffn=nn.Sequential(mlp.c_fc, mlp.act, mlp.c_proj),
     )
-
-
-MODEL = GPT2Model
-BACKBONE = GPT2Backbone

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import LlamaModel
 
 from trainer.models.backbones.base import Backbone, BackboneLayer
 from trainer.models.backbones.projections import Projections, Rotation
@@ -66,7 +65,3 @@ def _layer(layer: Any, config: Any) -> BackboneLayer:
         ffn_norm=rms_norm(layer.post_attention_layernorm),
         ffn=layer.mlp,
     )
-
-
-MODEL = LlamaModel
-BACKBONE = LlamaBackbone

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import OPTModel
 
 from trainer.models.backbones.base import Backbone, BackboneLayer
 from trainer.models.backbones.projections import Projections
@@ -52,7 +51,3 @@ def _layer(layer: Any, pre_norm: bool) -> BackboneLayer:
         ffn_norm=layer.final_layer_norm,
         ffn=nn.Sequential(layer.fc1, layer.activation_fn, layer.fc2),
     )
-
-
-MODEL = OPTModel
-BACKBONE = OPTBackbone

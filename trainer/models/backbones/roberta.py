@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers import RobertaModel
 
 from trainer.models.backbones.bert import BertBackbone
 
@@ -23,7 +22,3 @@ class RobertaBackbone(BertBackbone):
 
     def enter(self, embeddings_te: Tensor, positions_t: Tensor) -> Tensor:
         return super().enter(embeddings_te, positions_t + self.position_offset)
-
-
-MODEL = RobertaModel
-BACKBONE = RobertaBackbone
