@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_opt
+from tiny_models import tiny_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainer.config import AdapterConfig, CollaborativeConfig, ExecutionConfig, ModelConfig
@@ -32,7 +32,7 @@ def states_and_gradients(execution: ExecutionConfig, layers: int) -> list[torch.
         adapters=AdapterConfig(bottleneck=5),
         collaborative=CollaborativeConfig(dimension=4),
     )
-    model = DARec(OPTBackbone(tiny_opt(layers=layers)), config, 3, len(LENGTHS), execution)
+    model = DARec(OPTBackbone(tiny_model("opt", layers)), config, 3, len(LENGTHS), execution)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data.normal_(std=0.3)
@@ -57,7 +57,7 @@ def test_switches_change_nothing(execution):
 def test_reading_the_last_state_only_gives_the_same_state():
     torch.manual_seed(1)
     config = ModelConfig(adapters=AdapterConfig(bottleneck=5), collaborative=CollaborativeConfig(dimension=4))
-    model = DARec(OPTBackbone(tiny_opt()), config, 3, len(LENGTHS)).eval()
+    model = DARec(OPTBackbone(tiny_model("opt")), config, 3, len(LENGTHS)).eval()
     every, last = model(streams()), model(streams(last_only=True))
     torch.testing.assert_close(last, every[[1, 2, 5, 6, 7]])
 
