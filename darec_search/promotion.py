@@ -22,12 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pydantic import Field, ValidationError
-from scipy import stats
 from torch import Tensor
 
 from darec_search import samplers
@@ -42,7 +39,7 @@ from trainer.baselines import REFERENCES, reference_ranks
 from trainer.config import RunConfig, Section
 from trainer.data.dataset import Dataset
 from trainer.inference import default_device, restore
-from trainer.metrics import per_user_metrics, ranking_metrics
+from trainer.metrics import paired_p_value, per_user_metrics, ranking_metrics
 from trainer.training.model_file import load_model
 from trainer.training.result import RunResult, write_atomic
 from trainer.training.warm import Warm
@@ -223,7 +220,7 @@ def open_test_split(study: Study, promotion: Promotion) -> list[dict[str, Any]]:
     opening = {"time": time.time(), "reason": "final comparison", "fingerprint": dataset.fingerprint}
     write_atomic(study.folder / _OPENINGS, json.dumps([*openings, {**opening, "models": compared}], indent=2))
     ranks = _test_ranks(models, dataset)
-    winner = per_user_metrics(ranks["winner"])["mrr"].numpy()
+    winner = per_user_metrics(ranks["winner"])["mrr"]
     table = [_row(name, found, winner, promotion) for name, found in ranks.items()]
     columns = {"user": dataset.user_ids, **{name: found.numpy() for name, found in ranks.items()}}
     pq.write_table(pa.table(columns), folder / "ranks.parquet")
@@ -262,14 +259,13 @@ def _test_ranks(models: Mapping[str, _Full], dataset: Dataset) -> dict[str, Tens
     return ranks
 
 
-def _row(name: str, ranks: Tensor, winner: NDArray[np.float32], promotion: Promotion) -> dict[str, Any]:
+def _row(name: str, ranks: Tensor, winner: Tensor, promotion: Promotion) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, **ranking_metrics(ranks)}
     if name == "winner":
         return {**row, "note": f"{promotion.winner}, {Architecture(promotion.best.bits).text}"}
-    own = per_user_metrics(ranks)["mrr"].numpy()
-    p_value = float(stats.ttest_rel(winner, own).pvalue) if len(own) > 1 and (winner != own).any() else math.nan
+    p_value = paired_p_value(winner, per_user_metrics(ranks)["mrr"])
     note = "all users, one worker" if name in FIXED_ARMS else "no training"
-    return {**row, "p_value": None if math.isnan(p_value) else p_value, "note": note}
+    return {**row, "p_value": p_value, "note": note}
 
 
 def _decide(tested: list[Candidate]) -> Promotion:

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from trainer.config import ModelConfig, RunConfig
 from trainer.data.dataset import Dataset, Split
+from trainer.data.ragged import Ragged
 from trainer.data.text import encode_items
 from trainer.errors import BadInput
 from trainer.models.backbones import LoadedBackbone, load_backbone
 from trainer.models.darec import DARec
 from trainer.models.streams import PROMPT, StreamPacker
-from trainer.training.evaluation import rank_targets, score_histories
+from trainer.ranking import ItemScorer, Ranked
+from trainer.training.evaluation import rank_users, read_histories
 from trainer.training.precision import Precision, autocast
 from trainer.training.warm import Warm
 from trainer.training.workers import Workers
@@ -35,7 +37,7 @@ class TrainedModel:
     precision: Precision = "float32"
 
     def scores(self, histories: Sequence[NDArray[np.int64]], users: NDArray[np.int64] | None = None) -> Tensor:
-        """Scores of all items after each history.
+        """Scores of all items after each history. For a few histories: the result is [n, items].
 
         Args:
             histories: item indices of each user, oldest first, at least one each.
@@ -43,27 +45,39 @@ class TrainedModel:
                 collaborative vector.
 
         Returns:
-            [n, items] on the CPU, larger is better.
+            [n, items] float32 on the CPU, larger is better.
         """
-        users = np.full(len(histories), -1) if users is None else users
-        found = torch.empty(len(histories), self.model.item_head.out_features)
-        with autocast(self.precision, self.device):
-            for chunk, scores in score_histories(
-                self.model, self.packer, list(histories), users, self.max_items, self.device
-            ):
-                found[torch.from_numpy(chunk)] = scores.cpu()
-        return found
+        scorer = ItemScorer.on(self.model.item_head, self.device)
+        states = self._read(histories, users).split(scorer.block_users)
+        return torch.cat([scorer.all_scores(part).cpu() for part in states])
 
-    def ranks(self, dataset: Dataset, split: Split, *, known_users: bool) -> Tensor:
-        """[users] rank of every user's held-out item; `test` opens the test split.
+    def best(
+        self, histories: Sequence[NDArray[np.int64]], top: int, users: NDArray[np.int64] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The best items after each history, best first, without holding the scores of all.
+
+        Args:
+            histories: as in `scores`.
+            top: items of each history, or all if there are fewer.
+            users: as in `scores`.
+
+        Returns:
+            Scores and item indices, both [n, top], on the CPU.
+        """
+        scores, items = ItemScorer.on(self.model.item_head, self.device).best(self._read(histories, users), top)
+        return scores.cpu(), items.cpu()
+
+    def rank(self, dataset: Dataset, split: Split, *, known_users: bool, top: int = 0) -> Ranked:
+        """Rank of every user's held-out item, and each user's best items; `test` opens the test split.
 
         Args:
             dataset: a dataset whose items are the model's, in the same order.
             split: `validation` or `test`.
             known_users: the dataset's users are those the model was trained on.
+            top: best items of each user that are wanted.
         """
         with autocast(self.precision, self.device):
-            return rank_targets(
+            return rank_users(
                 self.model,
                 self.packer,
                 dataset.inputs(split),
@@ -72,7 +86,18 @@ class TrainedModel:
                 device=self.device,
                 workers=Workers(0, 1),
                 known_users=known_users,
+                top=top,
             )
+
+    def ranks(self, dataset: Dataset, split: Split, *, known_users: bool) -> Tensor:
+        """[users] the ranks alone of `rank`."""
+        return self.rank(dataset, split, known_users=known_users).ranks
+
+    def _read(self, histories: Sequence[NDArray[np.int64]], users: NDArray[np.int64] | None) -> Tensor:
+        users = np.full(len(histories), -1) if users is None else users
+        rows = Ragged.from_rows(histories)
+        with autocast(self.precision, self.device):
+            return read_histories(self.model, self.packer, rows, users, max_items=self.max_items, device=self.device)
 
 
 def restore(config: RunConfig, state: dict[str, Tensor], warm: Warm | None = None, device: str = "cpu") -> TrainedModel:

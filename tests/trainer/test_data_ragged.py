@@ -45,6 +45,11 @@ def test_append_puts_one_value_at_each_end(rows):
     ]
 
 
+@given(rows_of_integers, st.integers(1, 6))
+def test_newest_keeps_the_end_of_every_row(rows, count):
+    assert as_lists(Ragged.from_rows(rows).newest(count)) == [row[-count:] for row in rows]
+
+
 def test_a_row_outside_is_an_error():
     ragged = Ragged.from_rows([[1], [2, 3]])
     assert ragged[-1].tolist() == [2, 3]

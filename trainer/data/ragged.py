@@ -69,6 +69,12 @@ class Ragged:
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return Ragged.from_lengths(self.values[starts + within], lengths)
 
+    def newest(self, count: int) -> Ragged:
+        """The last `count` values of every row, or all of a shorter one."""
+        lengths = np.minimum(self.lengths, count)
+        before_end = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths), lengths)
+        return Ragged.from_lengths(self.values[np.repeat(self.offsets[1:], lengths) + before_end], lengths)
+
     def append(self, column: NDArray[np.integer]) -> Ragged:
         """Every row with one more value at its end; column is [rows]."""
         return Ragged(

@@ -1,8 +1,13 @@
-"""Ranking the held-out item of every user among all items (Section 3.1.2)."""
+"""Ranking the held-out item of every user among all items (Section 3.1.2).
+
+One forward a user gives the state of the last [SEQ]; the states of many users are then ranked together against the item
+head. Everything stays on the device until the end. Streams go in by length, so that those of a chunk fall into few
+buckets.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,82 +15,163 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.data.ragged import Ragged
-from trainer.metrics import ranks
 from trainer.models.darec import DARec
-from trainer.models.streams import StreamPacker
+from trainer.models.streams import PackedStreams, StreamPacker
+from trainer.ranking import ItemScorer, Ranked
 from trainer.training.workers import Workers
 
-_TOKENS_PER_CHUNK = 8192
+_USERS_RANKED_TOGETHER = 16_384
 
 
-@torch.no_grad()
-def score_histories(
-    model: DARec,
-    packer: StreamPacker,
-    histories: list[NDArray[np.int64]],
-    users: NDArray[np.int64],
-    max_items: int,
-    device: str,
-) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """Scores of all items after each history, by chunks of bounded size.
+def read_histories(
+    model: DARec, packer: StreamPacker, histories: Ragged, users: NDArray[np.int64], *, max_items: int, device: str
+) -> Tensor:
+    """The state after each history.
 
     Args:
         model: the model.
         packer: its streams.
-        histories: items of each user, oldest first, at least one each; the newest `max_items` are used.
+        histories: items of each user, oldest first, at least one each.
         users: [n] user of each history, -1 for one that was not trained on.
-        max_items: newest items that enter a stream.
+        max_items: newest items of a history that enter its stream.
         device: where the model is.
 
-    Yields:
-        Indices into `histories` [k] and scores [k, items].
+    Returns:
+        [n, output] on the device.
     """
-    cut = [np.asarray(history[-max_items:], dtype=np.int64) for history in histories]
-    sizes = np.array([packer.stream_tokens(history) for history in cut], dtype=np.int64)
-    order = np.argsort(sizes, kind="stable")
-    start = 0
-    while start < len(order):
-        # Rising lengths: a chunk holds as many streams as fit the budget, at least one.
-        within = np.cumsum(sizes[order[start:]]) <= _TOKENS_PER_CHUNK
-        chunk = order[start : start + max(int(within.sum()), 1)]
-        start += len(chunk)
-        lengths = np.array([len(cut[i]) for i in chunk], dtype=np.int64)
-        items = np.concatenate([cut[i] for i in chunk])
-        streams = packer.pack(items, lengths, users[chunk], np.empty(0, np.int64), last_only=True).to(device)
-        yield chunk, model.item_head(model(streams)).float()
+    newest = histories.newest(max_items)
+    order, chunks = plan_chunks(_stream_tokens(packer, newest), _token_budget(device), Workers(0, 1))
+    states = torch.empty(len(order), model.item_head.in_features, device=device)
+    for chunk, found in zip(chunks, _states(model, packer, newest, users, chunks, device), strict=True):
+        states[torch.from_numpy(chunk).to(device)] = found.float()
+    return states
 
 
-def rank_targets(
+def rank_users(
     model: DARec,
     packer: StreamPacker,
-    histories: Ragged | list[NDArray[np.int64]],
+    histories: Ragged,
     targets: NDArray[np.int32],
     *,
     max_items: int,
     device: str,
     workers: Workers,
     known_users: bool = True,
-) -> Tensor:
-    """Rank of each user's target among all items, 1 + #higher + ½ #ties; the workers share the users.
+    top: int = 0,
+) -> Ranked:
+    """Rank of each user's target among all items, 1 + #higher + ½ #ties, and the best items; workers share the users.
 
     Args:
         model: the model.
         packer: its streams.
-        histories: [users] items before the target, oldest first.
+        histories: [users] items before the target, oldest first, at least one each.
         targets: [users] the held-out items.
-        max_items: newest items that enter a stream.
+        max_items: newest items of a history that enter its stream.
         device: where the model is.
         workers: who shares the work.
         known_users: the users are those the model was trained on, in the same order.
+        top: best items of each user that are wanted.
 
     Returns:
-        [users] ranks, on the CPU.
+        Ranks and top lists of all users, on the CPU.
     """
-    mine = np.arange(workers.rank, len(targets), workers.world)
-    users = mine if known_users else np.full(len(mine), -1)
-    found = torch.empty(len(mine), dtype=torch.float64)
-    chosen = [np.asarray(histories[int(user)], dtype=np.int64) for user in mine]
-    for chunk, scores in score_histories(model, packer, chosen, users, max_items, device):
-        wanted = torch.from_numpy(targets[mine[chunk]].astype(np.int64)).to(scores.device)
-        found[torch.from_numpy(chunk)] = ranks(scores, wanted).double().cpu()
-    return workers.gather(found)
+    newest = histories.newest(max_items)
+    order, chunks = plan_chunks(_stream_tokens(packer, newest), _token_budget(device), workers)
+    users = np.arange(len(order)) if known_users else np.full(len(order), -1)
+    scorer = ItemScorer.on(model.item_head, device)
+    parts = []
+    for group in _groups(chunks):
+        states = torch.cat(list(_states(model, packer, newest, users, group, device)))
+        parts.append(scorer.rank(states, targets[np.concatenate(group)], top))
+    mine = len(order[workers.rank :: workers.world])
+    back = torch.from_numpy(np.argsort(order))
+    ranks = torch.cat([part.ranks for part in parts])[:mine].cpu()
+    top_items = torch.cat([part.top_items for part in parts])[:mine].cpu()
+    return Ranked(workers.gather(ranks)[back], workers.gather(top_items)[back])
+
+
+def rank_targets(
+    model: DARec,
+    packer: StreamPacker,
+    histories: Ragged,
+    targets: NDArray[np.int32],
+    *,
+    max_items: int,
+    device: str,
+    workers: Workers,
+) -> Tensor:
+    """[users] rank of each user's target, as `rank_users` finds them for the users of the training."""
+    return rank_users(model, packer, histories, targets, max_items=max_items, device=device, workers=workers).ranks
+
+
+@torch.no_grad()
+def _states(
+    model: DARec,
+    packer: StreamPacker,
+    histories: Ragged,
+    users: NDArray[np.int64],
+    chunks: Sequence[NDArray[np.int64]],
+    device: str,
+) -> Iterator[Tensor]:
+    """[chunk, output] states after the histories of each chunk."""
+
+    def pack(chunk: NDArray[np.int64]) -> PackedStreams:
+        part = histories.take(chunk)
+        none = np.empty(0, np.int64)
+        return packer.pack(part.values.astype(np.int64), part.lengths, users[chunk], none, last_only=True)
+
+    for streams in map(pack, chunks):
+        yield model(streams.to(device))
+
+
+def plan_chunks(
+    sizes: NDArray[np.int64], budget: int, workers: Workers
+) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+    """All streams, the longest first, and this worker's share `order[rank::world]` of them in chunks.
+
+    Every worker has as many chunks, since layers that are sharded over workers are gathered by all of them at once;
+    for that a worker whose share is one short has the last of all streams as well.
+
+    Args:
+        sizes: [n] tokens of each stream.
+        budget: tokens of a chunk at most, unless a single stream is longer.
+        workers: who shares the work.
+
+    Returns:
+        The order [n], and the indices of each chunk.
+    """
+    order = np.argsort(-sizes, kind="stable")
+    # Rank 0 has the largest of every `world` neighbours, so what fits its chunks fits all workers'.
+    ends = np.cumsum(sizes[order[:: workers.world]])
+    share = order[workers.rank :: workers.world]
+    share = np.append(share, order[-1:]) if len(share) < len(ends) else share
+    chunks, start = [], 0
+    while start < len(share):
+        before = ends[start - 1] if start else 0
+        stop = max(int(np.searchsorted(ends, before + budget, "right")), start + 1)
+        chunks.append(share[start:stop])
+        start = stop
+    return order, chunks
+
+
+def _stream_tokens(packer: StreamPacker, histories: Ragged) -> NDArray[np.int64]:
+    """[n] tokens of each history's stream."""
+    ends = np.concatenate([[0], np.cumsum(packer.lengths[histories.values] + 1)])
+    return np.diff(ends[histories.offsets])
+
+
+def _groups(chunks: Sequence[NDArray[np.int64]]) -> Iterator[list[NDArray[np.int64]]]:
+    """Neighbouring chunks whose users are ranked together: enough for large products, few enough to be held."""
+    group: list[NDArray[np.int64]] = []
+    for chunk in chunks:
+        group.append(chunk)
+        if sum(map(len, group)) >= _USERS_RANKED_TOGETHER:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _token_budget(device: str) -> int:
+    """Tokens that go through the model together."""
+    return 65_536 if device.startswith("cuda") else 8192

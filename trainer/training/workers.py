@@ -62,12 +62,12 @@ class Workers:
         return [int(number) for number in sent.tolist()]
 
     def gather(self, mine: Tensor) -> Tensor:
-        """Undo the split `x[rank::world]`: every worker gets the whole [n] tensor from the shares."""
+        """Undo the split `x[rank::world]`: every worker gets the whole [n, …] tensor from the shares."""
         if self.world == 1:
             return mine
         shares: list[Tensor] = [torch.empty(0)] * self.world
         distributed.all_gather_object(shares, mine.cpu())
-        whole = torch.empty(sum(len(share) for share in shares), dtype=mine.dtype)
+        whole = torch.empty(sum(map(len, shares)), *mine.shape[1:], dtype=mine.dtype)
         for rank, share in enumerate(shares):
             whole[rank :: self.world] = share
         return whole

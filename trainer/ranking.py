@@ -1,0 +1,152 @@
+"""Scores, ranks and top lists from hidden states and the item head, by blocks of items.
+
+Whatever the model computes in, the head's product is float32: bfloat16 logits have eight bits, and a large part of a
+catalogue would tie. Scores are held for one block of users and items at a time, so a catalogue of a million items can
+be ranked.
+
+Legend: n users, B items of a block, k items of a top list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from trainer.metrics import RunningRanks
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Users whose target was ranked."""
+
+    ranks: Tensor
+    """[n] float64 rank of each target."""
+    top_items: Tensor
+    """[n, k] indices of the best items, best first; among equal scores any may come first."""
+
+
+class RunningTop:
+    """The k best items of each user from scores that come block by block.
+
+    Args:
+        k: length of the lists; there are fewer entries while fewer items were seen.
+    """
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+        self._blocks: tuple[Tensor, Tensor] | None = None
+
+    def add(self, scores_nb: Tensor, first: int) -> None:
+        """Take in a block whose first item has the index `first`."""
+        # Asked for nothing, torch would still read every score.
+        scores_nb = scores_nb if self._k else scores_nb[:, :0]
+        scores, items = scores_nb.topk(min(self._k, scores_nb.shape[1]), dim=1)
+        items = items + first
+        if self._blocks is not None:
+            scores, items = (torch.cat(pair, 1) for pair in zip(self._blocks, (scores, items), strict=True))
+            scores, places = scores.topk(min(self._k, scores.shape[1]), dim=1)
+            items = items.gather(1, places)
+        self._blocks = scores, items
+
+    def lists(self) -> tuple[Tensor, Tensor]:
+        """Scores and item indices, both [n, k], best first.
+
+        Raises:
+            ValueError: if there was no block.
+        """
+        if self._blocks is None:
+            raise ValueError("top lists need at least one block of scores")
+        return self._blocks
+
+
+class ItemScorer:
+    """The item head in blocks of items, and as many users at a time as keep the scores within a budget.
+
+    Args:
+        head: the item projection.
+        held: scores that may be held at a time.
+        block_items: items of a block at most.
+
+    Attributes:
+        block_users: users that are scored together at most.
+    """
+
+    def __init__(self, head: nn.Linear, held: int, block_items: int = 65_536) -> None:
+        self._head = head
+        self.block_items = min(head.out_features, block_items, held)
+        self.block_users = held // self.block_items
+
+    @classmethod
+    def on(cls, head: nn.Linear, device: str) -> ItemScorer:
+        """With the budget of a device: 16 MB stay in a CPU's cache, a GPU wants more to do at once (256 MB)."""
+        return cls(head, 2**26 if device.startswith("cuda") else 2**22)
+
+    @torch.no_grad()
+    def all_scores(self, states_nd: Tensor) -> Tensor:
+        """Scores of all items at once, [n, items]: for a few users."""
+        return torch.cat([scores for _, scores in self._blocks(states_nd)], 1)
+
+    @torch.no_grad()
+    def best(self, states_nd: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Scores and indices of the k best items of each user, best first, both [n, k]; all if there are fewer."""
+        parts = []
+        for states in states_nd.split(self.block_users):
+            top = RunningTop(k)
+            for first, scores in self._blocks(states):
+                top.add(scores, first)
+            parts.append(top.lists())
+        scores, items = (torch.cat(part) for part in zip(*parts, strict=True))
+        return scores, items
+
+    @torch.no_grad()
+    def rank(self, states_nd: Tensor, targets_n: NDArray[np.integer], k: int) -> Ranked:
+        """Rank each user's target among all items, and list the k best.
+
+        A user's first block is the one that holds the target, so that the target's score is read where it is compared
+        and ties are seen exactly.
+        """
+        homes = targets_n // self.block_items
+        order = np.argsort(homes, kind="stable")
+        order_n = torch.from_numpy(order).to(states_nd.device, non_blocking=True)
+        targets = torch.from_numpy(targets_n[order].astype(np.int64)).to(states_nd.device, non_blocking=True)
+        parts = [
+            self._rank(states_nd.index_select(0, order_n[rows]), targets[rows], int(homes[order[rows.start]]), k)
+            for rows in _runs(homes[order], self.block_users)
+        ]
+        back = torch.empty_like(order_n)
+        back[order_n] = torch.arange(len(order), device=back.device)
+        return Ranked(*(torch.cat(part).index_select(0, back) for part in zip(*parts, strict=True)))
+
+    def _rank(self, states_nd: Tensor, targets_n: Tensor, home: int, k: int) -> tuple[Tensor, Tensor]:
+        blocks = self._blocks(states_nd, home)
+        first, scores = next(blocks)
+        running, top = RunningRanks(scores, targets_n - first), RunningTop(k)
+        top.add(scores, first)
+        for first, scores in blocks:
+            running.add(scores)
+            top.add(scores, first)
+        return running.ranks(), top.lists()[1]
+
+    def _blocks(self, states_nd: Tensor, home: int = 0) -> Iterator[tuple[int, Tensor]]:
+        """First item and float32 scores [n, B] of every block, `home` before the others."""
+        states_nd = states_nd.float()
+        starts = list(range(0, self._head.out_features, self.block_items))
+        for first in (starts[home], *starts[:home], *starts[home + 1 :]):
+            items = slice(first, first + self.block_items)
+            with torch.autocast(states_nd.device.type, enabled=False):
+                yield first, linear(states_nd, self._head.weight[items].float(), self._head.bias[items].float())
+
+
+def _runs(values: NDArray[np.integer], longest: int) -> Iterator[slice]:
+    """Runs of equal neighbours, cut to a longest length."""
+    edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
+    for start, stop in pairwise(edges):
+        for first in range(start, stop, longest):
+            yield slice(first, min(first + longest, stop))
