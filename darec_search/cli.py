@@ -116,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", type=Path, help="exported folder")
     evaluate.add_argument("data", type=Path, help="dataset folder")
     evaluate.add_argument("--split", choices=("test", "validation"), default="test")
+    evaluate.add_argument("--cutoffs", default="10", metavar="K,K,…", help="lengths of top lists (10)")
+    evaluate.add_argument("--per-user", type=Path, metavar="FILE", help="Parquet file to write, a row a user")
     _json(evaluate)
     return parser
 
@@ -373,15 +375,32 @@ def _lines(path: Path) -> list[str]:
 
 def _evaluate(parsed: argparse.Namespace, rest: list[str]) -> None:
     from darec_search.console import COLUMNS, NAMES
+    from darec_search.evaluation import cutoff_table, segment_table
     from darec_search.export import load
     from trainer.data.dataset import Dataset
 
-    found = load(parsed.model).evaluate(Dataset.open(parsed.data), parsed.split)
+    cutoffs = _cutoffs(parsed.cutoffs)
+    if parsed.per_user is not None and (parsed.per_user.is_dir() or not parsed.per_user.parent.is_dir()):
+        raise BadInput(f"--per-user {parsed.per_user}: must be a file in a folder that exists")
+    evaluation = load(parsed.model).evaluate(Dataset.open(parsed.data), parsed.split, cutoffs)
+    if parsed.per_user is not None:
+        evaluation.save_per_user(parsed.per_user)
+    found = evaluation.document()
     if parsed.json:
         _print_json(found)
         return
     figures = "  ".join(f"{NAMES[name]} {found[name]:.4f}" for name in COLUMNS)
     _say(f"{found['split']}, {found['users']:,} users: {figures}")
+    console.print(cutoff_table(found, evaluation.cutoffs))
+    console.print(segment_table(found))
+
+
+def _cutoffs(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    wrong = next((part for part in parts if not part.isdecimal() or int(part) < 1), None)
+    if wrong is not None:
+        raise BadInput(f"--cutoffs {text}: {wrong!r} is no whole number from 1; write them like 5,10,20")
+    return [int(part) for part in parts]
 
 
 if __name__ == "__main__":

@@ -17,20 +17,20 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
+from darec_search.evaluation import Evaluation
 from darec_search.study import Study
 from trainer.architecture import Architecture
 from trainer.config import LossConfig, ModelConfig, Positive, RunConfig, Section
 from trainer.data.dataset import Dataset, Split
 from trainer.errors import BadInput
 from trainer.inference import TrainedModel, assemble, default_device
-from trainer.metrics import ranking_metrics
+from trainer.metrics import CUTOFF
 from trainer.models.backbones import is_local
 from trainer.training.model_file import load_model
 from trainer.training.result import RunResult, write_atomic
@@ -248,8 +248,7 @@ class Recommender:
             raise BadInput(f"users: there are {len(users)} for {len(histories)} histories; give one each, or none")
         indices = [self._history(place, history) for place, history in enumerate(histories)]
         known = [self._users.get(user, -1) if user is not None else -1 for user in users or [None] * len(indices)]
-        scores = self._trained.scores(indices, np.array(known, dtype=np.int64))
-        values, chosen = scores.topk(min(top, scores.shape[1]), dim=1)
+        values, chosen = self._trained.best(indices, top, np.array(known, dtype=np.int64))
         return [
             [
                 Recommendation(self._ids[item], self._titles[item], value)
@@ -262,8 +261,13 @@ class Recommender:
         """Titles of items by id."""
         return [self._titles[self._index[item]] for item in history]
 
-    def evaluate(self, dataset: Dataset, split: Split = "test") -> dict[str, Any]:
-        """Metrics on a dataset with the same items.
+    def evaluate(self, dataset: Dataset, split: Split = "test", cutoffs: Sequence[int] = ()) -> Evaluation:
+        """Rank every user's held-out item of a dataset with the same items.
+
+        Args:
+            dataset: the dataset.
+            split: `validation` or `test`.
+            cutoffs: each k, at least 1, of metrics beside 10.
 
         Raises:
             BadInput: if its items are not the export's.
@@ -273,8 +277,10 @@ class Recommender:
                 f"{dataset.folder}: its {dataset.n_items} items are not the {len(self._ids)} items of this export; "
                 "evaluate on the dataset that it was trained on"
             )
-        ranks = self._trained.ranks(dataset, split, known_users=dataset.fingerprint == self.card.fingerprint)
-        return {"split": split, "users": dataset.n_users, **ranking_metrics(ranks)}
+        every = tuple(sorted({CUTOFF, *cutoffs}))
+        known = dataset.fingerprint == self.card.fingerprint
+        ranked = self._trained.rank(dataset, split, known_users=known, top=every[-1])
+        return Evaluation(dataset, split, every, ranked)
 
     def _history(self, place: int, history: Sequence[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
         if not history:

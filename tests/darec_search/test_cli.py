@@ -130,8 +130,12 @@ def test_recommend_and_evaluate(capsys, home, finished, tmp_path):
     assert all(item.keys() == {"id", "title", "score"} for item in found[0]["items"])
     recorded = json.loads((home / "study" / "final" / "metrics.json").read_text())
     measured = run_json(capsys, "evaluate", finished.model, home / "data", "--json")
-    assert measured.keys() == {"split", "users", "mrr", "recall@10", "ndcg@10"}
-    assert measured == pytest.approx(recorded, abs=1e-6)
+    assert recorded.keys() == {"split", "users", "mrr", "recall@10", "ndcg@10"}
+    assert {name: measured[name] for name in recorded} == pytest.approx(recorded, abs=1e-6)
+    assert cli.main(["evaluate", str(finished.model), str(home / "data"), "--cutoffs", "1,5"]) == 0
+    printed = capsys.readouterr().out
+    assert f"test, {USERS} users: MRR {recorded['mrr']:.4f}" in printed
+    assert "a cold target" in printed
 
 
 def test_histories_that_cannot_be_read(capsys, finished, tmp_path):
