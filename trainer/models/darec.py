@@ -13,6 +13,7 @@ from trainer.architecture import Architecture
 from trainer.config import ExecutionConfig, ModelConfig
 from trainer.models.backbones.base import Backbone
 from trainer.models.collaborative import create_collaborative
+from trainer.models.collaborative.base import Interactions
 from trainer.models.compiling import compiled
 from trainer.models.da_layer import DALayer, plain_layer
 from trainer.models.streams import PackedStreams
@@ -40,6 +41,7 @@ class DARec(nn.Module):
         n_users: users that are trained on.
         n_items: items, all of them ranked.
         execution: how the layers are computed; plainly when absent.
+        interactions: users and items of the training part, for a CF model that is trained on their graph.
 
     Raises:
         ValueError: if `config.architecture` does not fit the number of DALayers.
@@ -52,6 +54,7 @@ class DARec(nn.Module):
         n_users: int,
         n_items: int,
         execution: ExecutionConfig | None = None,
+        interactions: Interactions | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -70,7 +73,7 @@ class DARec(nn.Module):
         self.item_head = nn.Linear(backbone.output, n_items)
         nn.init.normal_(self.item_head.weight, std=0.02)
         nn.init.zeros_(self.item_head.bias)
-        self.collaborative = create_collaborative(config.collaborative, n_users, n_items)
+        self.collaborative = create_collaborative(config.collaborative, n_users, n_items, interactions)
         self.columns = nn.ModuleList()
         if self.collaborative is not None:
             count = 1 if config.collaborative.projection == "shared" else len(replaced)

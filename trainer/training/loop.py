@@ -204,7 +204,9 @@ def create_model(config: RunConfig, materials: Materials) -> DARec:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         dataset = materials.dataset
-        return DARec(materials.backbone.model, config.model, dataset.n_users, dataset.n_items, config.execution)
+        interactions = (dataset.train.row_of_value, dataset.train.values)
+        sizes = (dataset.n_users, dataset.n_items)
+        return DARec(materials.backbone.model, config.model, *sizes, config.execution, interactions)
 
 
 def _by_name(losses_l: Tensor, names: set[str]) -> dict[str, float]:

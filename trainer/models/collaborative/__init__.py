@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from trainer.config import CollaborativeConfig
-from trainer.models.collaborative.base import CollaborativeModel
+from trainer.models.collaborative.base import CollaborativeModel, Interactions
+from trainer.models.collaborative.lightgcn import LightGCN
 from trainer.models.collaborative.mf import MF
 from trainer.models.collaborative.ncf import NCF
 
-COLLABORATIVE: dict[str, type[MF] | type[NCF]] = {"mf": MF, "ncf": NCF}
+COLLABORATIVE: dict[str, type[CollaborativeModel]] = {"mf": MF, "ncf": NCF, "lightgcn": LightGCN}
 
 
-def create_collaborative(config: CollaborativeConfig, n_users: int, n_items: int) -> CollaborativeModel | None:
-    """The CF model that a config names; None for `none`."""
+def create_collaborative(
+    config: CollaborativeConfig, n_users: int, n_items: int, interactions: Interactions | None = None
+) -> CollaborativeModel | None:
+    """The CF model that a config names; None for `none`.
+
+    Args:
+        config: which one, and its sizes.
+        n_users: users.
+        n_items: items.
+        interactions: users and items of the training part; not needed to restore a trained model.
+    """
     if config.model == "none":
         return None
-    options = {} if config.negatives is None else {"negatives": config.negatives}
-    return COLLABORATIVE[config.model](n_users, n_items, config.dimension, **options)
+    return COLLABORATIVE[config.model].create(config, n_users, n_items, interactions)
