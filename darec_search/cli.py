@@ -19,7 +19,8 @@ from rich.console import Console
 from trainer.errors import BadInput
 
 if TYPE_CHECKING:
-    from trainer.training.result import Row
+    from darec_search.findings import Findings
+    from trainer.data.dataset import Split
 
 # Set before Ray, MLflow and Hugging Face are imported by the commands.
 for _name, _value in {
@@ -78,11 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     _json(show)
 
     for name, command, text in (
-        ("check", _check, "validate a study and say what would run; no training"),
+        ("check", _check, "validate a study or run file and say what would run; no training"),
         ("run", _run, "the main job: search, promote, export; started again it resumes"),
     ):
         study = _command(commands, name, command, text)
-        study.add_argument("study", type=Path, help="study file (YAML)")
+        what = "study or run file" if name == "check" else "study file"
+        study.add_argument("study", type=Path, help=f"{what} (YAML)")
         study.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override, such as a.b=c")
         study.add_argument("--address", help="Ray cluster to join")
         _json(study)
@@ -99,9 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--to", type=Path, required=True, help="folder to write")
     sync.add_argument("--tracking-uri", help="MLflow; the study's own when absent")
 
-    train = _command(commands, "train", _train, "one training without a search")
+    train = _command(commands, "train", _train, "the trainings of a run file, without a search; resumes")
     train.add_argument("run", type=Path, help="run file (YAML)")
-    train.add_argument("--out", type=Path, required=True, help="folder of the run")
+    train.add_argument("--out", type=Path, required=True, help="folder of the run, or of all runs")
+    train.add_argument("--only", metavar="NAME,…", help="some of the file's runs")
+    train.add_argument("--test", action="store_true", help="measure every model on the test split too, once")
     train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override")
 
     recommend = _command(commands, "recommend", _recommend, "the best next items after a history")
@@ -213,14 +217,30 @@ def _load(parsed: argparse.Namespace) -> Any:
 
 
 def _check(parsed: argparse.Namespace, rest: list[str]) -> None:
+    from darec_search.config import read_yaml
+    from darec_search.runfile import is_run_file
+
+    if is_run_file(read_yaml(parsed.study)):
+        _check_runs(parsed)
+    else:
+        _check_study(parsed)
+
+
+def _check_study(parsed: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from darec_search import planning
+    from darec_search.findings import Findings
 
     config = _load(parsed)
-    plan = planning.check(config, planning.open_dataset(config))
+    found = Findings()
+    dataset = found.collect(lambda: planning.open_dataset(config))
+    layers = planning.inspect(config, dataset, found)
+    if _incomplete(parsed, found) or dataset is None or layers is None:
+        return
+    plan = planning.size(config, dataset, layers)
     if parsed.json:
-        _print_json({**asdict(plan), "runs": plan.runs, "folder": str(config.folder)})
+        _print_json({**asdict(plan), "runs": plan.runs, "folder": str(config.folder), "missing": []})
         return
     _say(f"{parsed.study} is valid. It would run, in {config.folder}:")
     _say(
@@ -229,6 +249,37 @@ def _check(parsed: argparse.Namespace, rest: list[str]) -> None:
     )
     _say(f"  each on {plan.search_users:,} of {plan.users:,} users, {config.resources.slots} at a time")
     _say(f"  then at most {plan.retests} re-tests and {plan.full_runs} trainings on all users")
+
+
+def _check_runs(parsed: argparse.Namespace) -> None:
+    from darec_search.runfile import load_run_file
+    from darec_search.sweep import inspect_runs, trainings
+
+    file = load_run_file(parsed.study, parsed.set)
+    if _incomplete(parsed, inspect_runs(file)):
+        return
+    planned = trainings(file, Path())
+    if parsed.json:
+        _print_json({"runs": list(file.runs), "trainings": len(planned), "missing": []})
+        return
+    _say(f"{parsed.study} is valid. `darec-search train` would do {len(planned)} trainings:")
+    for name, run in file.runs.items():
+        seeds = ", ".join(map(str, run.seeds))
+        _say(f"  {name}: at most {run.config.optimization.epochs} epochs on {run.config.data.path}, seed {seeds}")
+
+
+def _incomplete(parsed: argparse.Namespace, found: Findings) -> bool:
+    """Refuse a file with problems; say what is missing of one without."""
+    found.refuse(missing=False)
+    if not found.missing:
+        return False
+    if parsed.json:
+        _print_json({"missing": found.missing})
+        return True
+    _say(f"{parsed.study} is valid. Before it can run, this machine needs:")
+    for line in found.missing:
+        _say(f"  {line}")
+    return True
 
 
 def _run(parsed: argparse.Namespace, rest: list[str]) -> None:
@@ -311,32 +362,31 @@ def _sync(parsed: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _train(parsed: argparse.Namespace, rest: list[str]) -> int:
-    from pydantic import ValidationError
-
-    from darec_search.config import apply_overrides, explain, read_yaml
     from darec_search.controller import stopping_on_signals
-    from trainer.config import RunConfig
-    from trainer.training.run import open_folder, run
-    from trainer.training.warm import Warm, check_run
+    from darec_search.runfile import load_run_file
+    from darec_search.sweep import inspect_runs, train_all, trainings
+    from darec_search.sweep_console import SweepObserver, print_results
+    from darec_search.sweep_results import FILE, summarise
 
-    try:
-        config = RunConfig.model_validate(apply_overrides(read_yaml(parsed.run), parsed.set))
-    except ValidationError as error:
-        raise BadInput(explain(error, str(parsed.run))) from error
-    warm = Warm()
-    check_run(config, warm)
-    result = open_folder(config, parsed.out)
-    if result is None:
-        with stopping_on_signals():
-            result = run(config, parsed.out, warm=warm, keep_model=True, on_row=_say_row)
-    _say(f"{result.status}: {parsed.out / 'result.json'}")
-    if result.reason:
-        errors.print(result.reason, markup=False)
-    return 0 if result.status == "finished" else 1
-
-
-def _say_row(row: Row) -> None:
-    _say(f"epoch {row['epoch']:g}: loss {row['loss/total']:.4f}, validation MRR {row['mrr']:.4f}")
+    whole = load_run_file(parsed.run, parsed.set)
+    file = whole.only([name.strip() for name in parsed.only.split(",")]) if parsed.only else whole
+    inspect_runs(file).refuse()
+    planned = trainings(file, parsed.out)
+    split: Split | None = "test" if parsed.test else "validation" if file.sweep else None
+    with stopping_on_signals(), SweepObserver(console, len(planned)) as observer:
+        results = list(train_all(planned, split, observer))
+    if file.sweep:
+        # All that stands in the folder, also what another process did there.
+        print_results(console, summarise(whole, parsed.out))
+        _say(str(parsed.out / FILE))
+    else:
+        _say(f"{results[0].status}: {parsed.out / 'result.json'}")
+        if parsed.test and results[0].status == "finished":
+            _say_metrics(json.loads((parsed.out / "metrics.json").read_text(encoding="utf-8")))
+    for result in results:
+        if result.reason:
+            errors.print(result.reason, markup=False)
+    return 0 if all(result.status == "finished" for result in results) else 1
 
 
 def _recommend(parsed: argparse.Namespace, rest: list[str]) -> None:
@@ -374,7 +424,6 @@ def _lines(path: Path) -> list[str]:
 
 
 def _evaluate(parsed: argparse.Namespace, rest: list[str]) -> None:
-    from darec_search.console import COLUMNS, NAMES
     from darec_search.evaluation import cutoff_table, segment_table
     from darec_search.export import load
     from trainer.data.dataset import Dataset
@@ -389,10 +438,16 @@ def _evaluate(parsed: argparse.Namespace, rest: list[str]) -> None:
     if parsed.json:
         _print_json(found)
         return
-    figures = "  ".join(f"{NAMES[name]} {found[name]:.4f}" for name in COLUMNS)
-    _say(f"{found['split']}, {found['users']:,} users: {figures}")
+    _say_metrics(found)
     console.print(cutoff_table(found, evaluation.cutoffs))
     console.print(segment_table(found))
+
+
+def _say_metrics(found: dict[str, Any]) -> None:
+    from darec_search.console import COLUMNS, NAMES
+
+    figures = "  ".join(f"{NAMES[name]} {found[name]:.4f}" for name in COLUMNS)
+    _say(f"{found['split']}, {found['users']:,} users: {figures}")
 
 
 def _cutoffs(text: str) -> list[int]:

@@ -201,16 +201,26 @@ def _without(options: dict[str, Any], names: Sequence[str], why: str) -> dict[st
 
 def explain(error: ValidationError, where: str) -> str:
     """All problems of a config in one text, each with its field's path."""
+    return in_one_text(problem_lines(error), where)
+
+
+def in_one_text(lines: Sequence[str], where: str) -> str:
+    """Problems of a file, one a line."""
+    return f"{where}: {len(lines)} problem{'s' * (len(lines) != 1)}\n  " + "\n  ".join(lines)
+
+
+def problem_lines(error: ValidationError, section: str = "") -> list[str]:
+    """The problems of a config, each with its field's path, which starts with `section`."""
     lines = []
     for problem in error.errors():
-        path = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+        path = ".".join(str(part) for part in (section, *problem["loc"]) if part != "") or "(top level)"
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             message = "unknown field; check its spelling and its section"
         elif problem["type"] != "missing":
             message += f", got {problem['input']!r}"
         lines.append(f"{path}: {message}")
-    return f"{where}: {len(lines)} problem{'s' * (len(lines) != 1)}\n  " + "\n  ".join(lines)
+    return lines
 
 
 def apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from darec_search import samplers
-from darec_search.config import StudyConfig
+from darec_search.config import PrepareConfig, StudyConfig
+from darec_search.findings import Findings
 from darec_search.runners.cluster import check_address
 from darec_search.space import SearchSpace
 from darec_search.study import check_folder
 from trainer.architecture import Architecture
 from trainer.data.dataset import MANIFEST, Dataset
 from trainer.data.prepare import prepare, resolve_options
-from trainer.errors import BadInput
+from trainer.errors import BadInput, NotHere
 from trainer.training.warm import check_positions, da_layer_count
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,22 +50,65 @@ def open_dataset(config: StudyConfig) -> Dataset:
 
     Raises:
         BadInput: if it cannot be opened or prepared, or was prepared in another way than the config says.
+        NotHere: if neither it nor the source of its recipe is there.
     """
-    path = Path(config.data.path)
-    recipe = config.data.prepare
-    if recipe is not None and not (path / MANIFEST).exists():
-        prepare(recipe.format, Path(recipe.source) if recipe.source else None, path, **recipe.options)
+    return prepared_dataset(Path(config.data.path), config.data.prepare)
+
+
+def prepared_dataset(path: Path, recipe: PrepareConfig | None) -> Dataset:
+    """A dataset folder, prepared first where it is absent and there is a recipe.
+
+    Raises:
+        BadInput, NotHere: as `open_dataset`.
+    """
+    if recipe is None:
+        return Dataset.open(path)
+    wanted = {"format": recipe.format, **resolve_options(recipe.format, recipe.options)}
+    source = Path(recipe.source) if recipe.source else None
+    if not (path / MANIFEST).exists():
+        if source is not None and not source.exists():
+            raise NotHere(f"data.path: {path} is not prepared yet, and its source {source} is not there; put it there")
+        prepare(recipe.format, source, path, **recipe.options)
     dataset = Dataset.open(path)
-    if recipe is not None:
-        wanted = {"format": recipe.format, **resolve_options(recipe.format, recipe.options)}
-        found = {"format": dataset.manifest.format, **dataset.manifest.options}
-        differing = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
-        if differing:
-            raise BadInput(
-                f"{path}: was prepared in another way than data.prepare says (it differs in {', '.join(differing)}); "
-                "remove that folder, or name another data.path"
-            )
+    found = {"format": dataset.manifest.format, **dataset.manifest.options}
+    differing = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+    if differing:
+        raise BadInput(
+            f"{path}: was prepared in another way than data.prepare says (it differs in {', '.join(differing)}); "
+            "remove that folder, or name another data.path"
+        )
     return dataset
+
+
+def inspect(config: StudyConfig, dataset: Dataset | None, found: Findings) -> int | None:
+    """Look at everything about a study that can be known without training; what is wrong or missing goes to `found`.
+
+    Args:
+        config: the study.
+        dataset: its dataset; None where it is not there.
+        found: takes what is wrong or missing.
+
+    Returns:
+        The number of DALayers, where it can be known.
+    """
+    run = config.run_config("serial", {}, config.seed, users_fraction=1.0, epochs=1)
+    layers = found.collect(lambda: da_layer_count(run))
+    weights = config.search.weights.searched()
+    if layers:
+        try:
+            Architecture.parse(config.search.fixed_architecture, layers)
+        except ValueError as error:
+            found.problems.append(f"search.fixed_architecture: {error}")
+    space = SearchSpace(layers or 1, weights=weights if config.search.strategy == "joint" else {})
+    found.collect(lambda: samplers.create(config.search.sampler, space, 0, **config.search.sampler_options))
+    if layers:
+        found.collect(lambda: check_positions(run))
+        if dataset is not None:
+            fingerprint = dataset.fingerprint
+            found.collect(lambda: check_folder(config, fingerprint, layers))
+    if config.resources.runner == "ray":
+        found.collect(lambda: check_address(config))
+    return layers
 
 
 def check(config: StudyConfig, dataset: Dataset) -> Plan:
@@ -77,28 +117,20 @@ def check(config: StudyConfig, dataset: Dataset) -> Plan:
     Raises:
         BadInput: with every problem found, one line each.
     """
-    problems: list[str] = []
-    run = config.run_config("serial", {}, config.seed, users_fraction=1.0, epochs=1)
-    layers = _collect(problems, lambda: da_layer_count(run))
+    found = Findings()
+    layers = inspect(config, dataset, found)
+    found.refuse()
+    return size(config, dataset, layers or 0)
+
+
+def size(config: StudyConfig, dataset: Dataset, layers: int) -> Plan:
+    """How much a study over a dataset would run, with a model of so many DALayers."""
     weights = config.search.weights.searched()
-    if layers:
-        try:
-            Architecture.parse(config.search.fixed_architecture, layers)
-        except ValueError as error:
-            problems.append(f"search.fixed_architecture: {error}")
-        space = SearchSpace(layers, weights=weights if config.search.strategy == "joint" else {})
-        _collect(problems, lambda: samplers.create(config.search.sampler, space, 0, **config.search.sampler_options))
-        _collect(problems, lambda: check_positions(run))
-        _collect(problems, lambda: check_folder(config, dataset.fingerprint, layers))
-    if config.resources.runner == "ray":
-        _collect(problems, lambda: check_address(config))
-    if problems:
-        raise BadInput("\n  ".join(problems))
     levels = math.prod(len(values) for values in weights.values())
     staged = config.search.strategy == "staged"
     return Plan(
-        layers=layers or 0,
-        points=SearchSpace(layers or 1, weights=weights).size,
+        layers=layers,
+        points=SearchSpace(layers, weights=weights).size,
         grid_trials=levels if staged and levels > 1 else 0,
         search_trials=config.search.trials,
         retests=(config.promotion.candidates + 2) * config.promotion.repeats,
@@ -108,11 +140,3 @@ def check(config: StudyConfig, dataset: Dataset) -> Plan:
         items=dataset.n_items,
         fingerprint=dataset.fingerprint,
     )
-
-
-def _collect(problems: list[str], attempt: Callable[[], T]) -> T | None:
-    try:
-        return attempt()
-    except BadInput as error:
-        problems.append(str(error))
-        return None

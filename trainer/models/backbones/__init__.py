@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import BadInput
+from trainer.errors import BadInput, NotHere
 from trainer.models.backbones.base import Backbone
 from trainer.models.backbones.bert import BertBackbone
 from trainer.models.backbones.gpt2 import GPT2Backbone
@@ -44,6 +44,7 @@ def layer_count(name: str, revision: str | None = None) -> int:
 
     Raises:
         BadInput: if it is no model of a known family.
+        NotHere: if it is an id of a hub that does not answer.
     """
     return int(_find(name, revision).config.num_hidden_layers)
 
@@ -101,6 +102,7 @@ class _Found:
 
 
 def _find(name: str, revision: str | None) -> _Found:
+    from huggingface_hub.errors import LocalEntryNotFoundError
     from transformers import AutoConfig
 
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
@@ -110,8 +112,13 @@ def _find(name: str, revision: str | None) -> _Found:
         commit = _commit(name, revision)
         config = AutoConfig.from_pretrained(name, revision=commit or revision)
     except (OSError, ValueError) as error:
-        kind = "is no model folder" if Path(name).is_dir() else "is neither a model folder nor a reachable hub id"
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+        if isinstance(error.__cause__, LocalEntryNotFoundError):
+            raise NotHere(
+                f"model.backbone.name: {name!r} is no local folder, and the Hugging Face hub cannot be reached{offline}"
+                "; connect, or name a model folder"
+            ) from error
+        kind = "is no model folder" if Path(name).is_dir() else "is neither a model folder nor a hub id"
         raise BadInput(f"model.backbone.name: {name!r} {kind}{offline} ({_first_line(error)})") from error
     if config.model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))

@@ -1,0 +1,98 @@
+"""What a person sees of a run file's trainings: a line an epoch, a bar on a terminal, tables at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from darec_search.sweep import Training
+from trainer.training.result import Row, RunResult
+
+_METRICS = {"mrr": "MRR", "recall@10": "R@10", "ndcg@10": "N@10"}
+
+
+class SweepObserver:
+    """Prints each evaluation and each result.
+
+    Args:
+        console: where to write.
+        trainings: how many there are; with one alone its lines carry no name and there is no bar.
+    """
+
+    def __init__(self, console: Console, trainings: int) -> None:
+        self._console = console
+        self._several = trainings > 1
+        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, disable=not (self._several and console.is_terminal))
+        self._task = self._progress.add_task("", total=trainings)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def begins(self, training: Training) -> None:
+        """Name it beside the bar."""
+        self._progress.update(self._task, description=training.name)
+
+    def row(self, training: Training, row: Row) -> None:
+        """One line."""
+        text = f"epoch {row['epoch']:g}: loss {row['loss/total']:.4f}, validation MRR {row['mrr']:.4f}"
+        self._say(training, f"{text}, {row['seconds']:.1f} s" if self._several else text)
+
+    def ended(self, training: Training, result: RunResult, before: bool) -> None:
+        """One line, and a step of the bar."""
+        if self._several:
+            best = f"best validation MRR {result.metrics['mrr']:.4f} in epoch {result.best_epoch}"
+            outcome = best if result.status == "finished" else str(result.reason)
+            self._say(training, f"{result.status}{' before' if before else ''}: {outcome}")
+        self._progress.advance(self._task)
+
+    def _say(self, training: Training, text: str) -> None:
+        name = f"{training.name}: " if self._several else ""
+        self._console.print(f"{name}{text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_results(console: Console, document: Mapping[str, Any]) -> None:
+    """One table a split, then what is not finished."""
+    rows = document["runs"]
+    for split in ("validation", "test"):
+        if any(row[split] for row in rows):
+            console.print(_table(split, document))
+    unfinished = sum(row["unfinished"] for row in rows)
+    if unfinished:
+        console.print(f"{unfinished} trainings are not finished; run again to go on", style="yellow")
+
+
+def _table(split: str, document: Mapping[str, Any]) -> Table:
+    tested = split == document["p_value_split"]
+    table = Table(title=f"{split} (mean ± sd over seeds)", title_justify="left")
+    table.add_column("run", overflow="fold")
+    columns = list(_METRICS.values()) + (["best epoch", "train s"] if split == "validation" else [])
+    for column in columns + (["eval s", f"p vs {document['p_value_against']}"] if tested else []):
+        table.add_column(column, justify="right")
+    for row in document["runs"]:
+        cells = [_cell(row[split][name] if row[split] else None, 4) for name in _METRICS]
+        if split == "validation":
+            cells += [", ".join(map(str, row["best_epoch"])), _cell(row["train_s"], 1)]
+        if tested:
+            p_value = row["p_value"]
+            cells += [_cell(row["evaluation_s"], 1), "" if p_value is None else f"{p_value:.2g}"]
+        table.add_row(row["name"], *cells)
+    return table
+
+
+def _cell(spread: Mapping[str, Any] | None, digits: int) -> str:
+    if spread is None:
+        return ""
+    deviation = "" if spread["sd"] is None else f" ± {spread['sd']:.{digits}f}"
+    return f"{spread['mean']:.{digits}f}{deviation}"
