@@ -8,11 +8,13 @@ from functools import cache
 import numpy as np
 import torch
 from reference import ReferenceDARec
+from reference.collaborative import LightGCN
 from tiny_models import tiny_model
 from torch import Tensor
 
 from trainer.config import LossConfig, ModelConfig
 from trainer.data.batches import Batch, Terms
+from trainer.data.ragged import Ragged
 from trainer.models.backbones import FAMILIES
 from trainer.models.backbones.base import Backbone
 from trainer.models.darec import DARec
@@ -81,7 +83,9 @@ def model_config(**sections) -> ModelConfig:
 
 def fast_model(name: str, config: ModelConfig) -> DARec:
     torch.manual_seed(1)
-    darec = DARec(backbone(name), config, len(HISTORIES), len(ITEM_TOKENS)).double()
+    interactions = Ragged.from_rows(HISTORIES.values())
+    pairs = (interactions.row_of_value, interactions.values)
+    darec = DARec(backbone(name), config, len(HISTORIES), len(ITEM_TOKENS), interactions=pairs).double()
     for own, parameter in darec.named_parameters():
         if not own.startswith("backbone."):  # away from the identity and from zero gates, or half would go untested
             parameter.data.normal_(std=0.3)
@@ -92,9 +96,13 @@ def reference_for(name: str, darec: DARec, config: ModelConfig) -> tuple[Referen
     """The literal model with the same weights, and these as tensors of its own."""
     learns = {own: parameter.requires_grad for own, parameter in darec.named_parameters()}
     trained = {
-        own: tensor.detach().clone().requires_grad_(learns[own]) for own, tensor in darec.trained_state().items()
+        own: tensor.detach().clone().requires_grad_(learns.get(own, False))
+        for own, tensor in darec.trained_state().items()
     }
-    return ReferenceDARec(hf_model(name), trained, config), trained
+    collaborative = None
+    if config.collaborative.model == "lightgcn":
+        collaborative = LightGCN(trained, list(HISTORIES.values()), config.collaborative.propagation_layers)
+    return ReferenceDARec(hf_model(name), trained, config, collaborative), trained
 
 
 def reference_losses(reference: ReferenceDARec, batch: Batch, weights: LossConfig) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What every registered CF model must do; LightGCN's own arithmetic against a dense literal computation."""
+"""What every registered CF model must do; LightGCN against its literal reference."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from reference.collaborative import LightGCN
 from tiny_runs import tiny_run
 
 from trainer.config import CollaborativeConfig, RunConfig
@@ -84,7 +85,7 @@ def test_vectors_take_gradients_beside_the_loss_in_one_step(name):
         torch.testing.assert_close(parameter.grad, gradient)
 
 
-def test_pretraining_moves_the_model_and_freezes_it(name, tmp_path):
+def test_pretraining_moves_the_model_and_freezes_it(name):
     model = create(name)
     before = model.users().detach().clone()
     config = RunConfig.model_validate({"data": {"path": "-"}, "model": {"collaborative": {"model": name}}})
@@ -94,11 +95,17 @@ def test_pretraining_moves_the_model_and_freezes_it(name, tmp_path):
     assert not model.users().requires_grad
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder whose dataset, backbone and tokens are made once."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.mark.parametrize("training", ["joint", "frozen"])
-def test_a_trained_model_works_without_the_training_part(name, training, tmp_path):
+def test_a_trained_model_works_without_the_training_part(name, training, home, tmp_path):
     """What is saved ranks as the model at its best epoch did, restored beside its data and exported without them."""
     section = {"model": name, "dimension": 4, "training": training, "pretrain_epochs": 2}
-    base = tiny_run(tmp_path)
+    base = tiny_run(home)
     model = base.model.model_dump() | {"collaborative": section}
     config = RunConfig.model_validate(base.model_dump() | {"model": model})
     warm = Warm()
@@ -124,39 +131,17 @@ def test_a_trained_model_works_without_the_training_part(name, training, tmp_pat
     assert not torch.equal(initial.users(), trained.model.collaborative.users())
 
 
-def dense_propagation(table: torch.Tensor, layers: int) -> torch.Tensor:
-    """Equations 7 and 8 of the LightGCN paper, entry by entry."""
-    owned = [set(row.tolist()) for row in TRAIN] + [set()] * (USERS - len(TRAIN))
-    buyers = [{user for user, items in enumerate(owned) if item in items} for item in range(ITEMS)]
-    users, items = table[:USERS], table[USERS:]
-    sum_users, sum_items = users, items
-    zero = torch.zeros(table.shape[1], dtype=table.dtype)
-    for _ in range(layers):
-        next_users = [
-            sum((items[i] / (len(owned[u]) * len(buyers[i])) ** 0.5 for i in owned[u]), zero) for u in range(USERS)
-        ]
-        next_items = [
-            sum((users[u] / (len(owned[u]) * len(buyers[i])) ** 0.5 for u in buyers[i]), zero) for i in range(ITEMS)
-        ]
-        users, items = torch.stack(next_users), torch.stack(next_items)
-        sum_users, sum_items = sum_users + users, sum_items + items
-    return torch.cat([sum_users, sum_items]) / (layers + 1)
-
-
 @pytest.mark.parametrize("layers", [1, 3])
 def test_lightgcn_agrees_with_the_literal_computation(layers):
     model = copy.deepcopy(create("lightgcn", propagation_layers=layers)).double()
-    users, items, negatives = batch(model)
     table = model.table.weight.detach().clone().requires_grad_()
-    dense = dense_propagation(table, layers)
-    torch.testing.assert_close(torch.cat([model.users(), model.items()]), dense, rtol=0, atol=1e-7)
-    expected = torch.stack(
-        [
-            -torch.nn.functional.logsigmoid(dense[u] @ dense[USERS + i] - dense[u] @ dense[USERS + j[0]])
-            for u, i, j in zip(users, items, negatives, strict=True)
-        ]
-    )
-    found = model.loss_terms(users, items, negatives)
+    histories = [*(row.tolist() for row in TRAIN), []]
+    literal = LightGCN({"collaborative.table.weight": table}, histories, layers)
+    torch.testing.assert_close(model.users(), literal.users(), rtol=0, atol=1e-7)
+    torch.testing.assert_close(model.items(), literal.items(), rtol=0, atol=1e-7)
+    found = model.loss_terms(*batch(model))
+    triples = zip(*(tensor.tolist() for tensor in batch(model)), strict=True)
+    expected = torch.stack([literal.term(user, item, negatives) for user, item, negatives in triples])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
     found.mean().backward()
     expected.mean().backward()

@@ -43,4 +43,44 @@ class NCF(MF):
         return torch.stack(terms).mean()
 
 
+class LightGCN(MF):
+    """MF over vectors that are propagated by Equations 7 and 8 of the paper, edge by edge.
+
+    Args:
+        trained: tensors by name.
+        histories: items of each user in the training part.
+        layers: K.
+    """
+
+    def __init__(self, trained: dict[str, Tensor], histories: list[list[int]], layers: int):
+        super().__init__(trained)
+        self.owned = [set(history) for history in histories]
+        self.layers = layers
+
+    def users(self) -> Tensor:
+        return self._propagated()[: len(self.owned)]
+
+    def items(self) -> Tensor:
+        return self._propagated()[len(self.owned) :]
+
+    def _propagated(self) -> Tensor:
+        table = self.w["collaborative.table.weight"]
+        users, items = table[: len(self.owned)], table[len(self.owned) :]
+        buyers = [{u for u, owned in enumerate(self.owned) if i in owned} for i in range(len(items))]
+        layers = [table]
+        for _ in range(self.layers):
+            zero = torch.zeros(table.shape[1], dtype=table.dtype)
+            new_users = [
+                sum((items[i] / (len(owned) * len(buyers[i])) ** 0.5 for i in owned), zero) for owned in self.owned
+            ]
+            new_items = [
+                sum((users[u] / (len(self.owned[u]) * len(buyers[i])) ** 0.5 for u in buyers[i]), zero)
+                for i in range(len(items))
+            ]
+            users, items = torch.stack(new_users), torch.stack(new_items)
+            layers.append(torch.cat([users, items]))
+        return torch.stack(layers).mean(0)
+
+
 COLLABORATIVE = {"mf": MF, "ncf": NCF}
+"""Those that are made from the trained tensors alone."""
