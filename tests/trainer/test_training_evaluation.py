@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import tiny_opt
+from tiny_models import tiny_model
 
 from trainer.config import ModelConfig
 from trainer.data.ragged import Ragged
@@ -24,7 +24,7 @@ ITEMS, USERS, MAX_ITEMS = 23, 17, 4
 def model():
     torch.manual_seed(1)
     config = ModelConfig.model_validate({"adapters": {"bottleneck": 4}, "collaborative": {"dimension": 4}})
-    model = DARec(OPTBackbone(tiny_opt()), config, USERS, ITEMS).eval()
+    model = DARec(OPTBackbone(tiny_model("opt")), config, USERS, ITEMS).eval()
     for parameter in model.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.3)
