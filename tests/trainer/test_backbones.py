@@ -15,6 +15,7 @@ from tiny_runs import tiny_data, tiny_run
 from trainer.data.dataset import Dataset
 from trainer.errors import BadInput
 from trainer.models.backbones import FAMILIES, layer_count, load_backbone, position_count
+from trainer.training.precision import autocast, hold_in
 from trainer.training.run import run
 
 HISTORIES = [[0, 2, 1, 4], [3], [5, 5, 2]]
@@ -115,13 +116,28 @@ def test_nothing_frozen_learns(name):
     assert not any(module.p for module in darec.modules() if isinstance(module, torch.nn.Dropout))
 
 
-def test_rotary_angles_keep_their_precision_in_bfloat16():
+def test_rotary_angles_keep_their_precision_in_a_model_of_bfloat16():
     positions = torch.arange(500)
     exact = backbone("llama").float().rotation(positions)
-    cast = backbone("llama").bfloat16().rotation(positions)
-    for wanted, found in zip(exact, cast, strict=True):
-        assert found.dtype == torch.bfloat16
-        torch.testing.assert_close(found.float(), wanted, rtol=0, atol=2**-8)
+    for wanted, found in zip(exact, backbone("llama").bfloat16().rotation(positions), strict=True):
+        torch.testing.assert_close(found, wanted, **TOLERANCE)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("error")
+def test_half_the_bits_give_nearly_the_same_states(name):
+    """And queries, keys and values of one type, which the GPU's attention asks for."""
+    config = model_config()
+    exact, half = fast_model(name, config).float(), fast_model(name, config).float()
+    hold_in(half.backbone, "bfloat16")
+    none = np.array([], dtype=np.int64)
+    streams = packer().pack(np.array([0, 2, 1]), np.array([2, 1]), np.array([0, 1]), none)
+    with autocast("bfloat16", "cpu"):
+        states = half(streams)
+        rotation = half.backbone.rotation(torch.arange(3))
+        qkv = half.backbone.layers[0].qkv(torch.ones(3, half.backbone.hidden), rotation)
+    assert [part.dtype for part in qkv] == [torch.bfloat16] * 3
+    torch.testing.assert_close(states.float(), exact(streams), rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize(

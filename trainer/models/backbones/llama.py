@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trainer.models.backbones.base import Backbone, BackboneLayer
 from trainer.models.backbones.projections import Projections, Rotation
-from trainer.models.backbones.rotary import RotaryEmbedding, rms_norm
+from trainer.models.backbones.rotary import RMSNorm, RotaryEmbedding
 
 
 class LlamaBackbone(Backbone):
@@ -22,7 +22,7 @@ class LlamaBackbone(Backbone):
         super().__init__(model, (_layer(layer, model.config) for layer in model.layers))
         self.embed_tokens: nn.Embedding = model.embed_tokens
         self.rotary = RotaryEmbedding(model.rotary_emb)
-        self.final_norm = rms_norm(model.norm)
+        self.final_norm = RMSNorm(model.norm)
 
     @classmethod
     def positions(cls, config: Any) -> int:
@@ -38,7 +38,7 @@ class LlamaBackbone(Backbone):
         return embeddings_te
 
     def rotation(self, positions_t: Tensor) -> Rotation:
-        rotation: Rotation = self.rotary(positions_t, self.embed_tokens.weight)
+        rotation: Rotation = self.rotary(positions_t, self.embed_tokens.weight.dtype)
         return rotation
 
     def finish(self, h_rd: Tensor) -> Tensor:
@@ -57,11 +57,11 @@ def _layer(layer: Any, config: Any) -> BackboneLayer:
             config.num_attention_heads,
             config.num_key_value_heads,
             # Qwen 3 has norms of every query and key head.
-            rms_norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
-            rms_norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
+            RMSNorm(attention.q_norm) if hasattr(attention, "q_norm") else None,
+            RMSNorm(attention.k_norm) if hasattr(attention, "k_norm") else None,
         ),
-        attention_norm=rms_norm(layer.input_layernorm),
+        attention_norm=RMSNorm(layer.input_layernorm),
         attend_out=attention.o_proj,
-        ffn_norm=rms_norm(layer.post_attention_layernorm),
+        ffn_norm=RMSNorm(layer.post_attention_layernorm),
         ffn=layer.mlp,
     )

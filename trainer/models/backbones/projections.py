@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines [T, D] of rotary position embeddings (Su et al., 2021), in the order of `rotate_half`."""
+"""Cosines and sines [T, D] of rotary position embeddings (Su et al., 2021), in the order of `rotate_half`; never of
+less than 32 bits."""
 
 
 class Projections(nn.Module):
@@ -73,12 +74,12 @@ class Projections(nn.Module):
 
 
 def _normed_and_rotated(x_thd: Tensor, norm: nn.Module | None, rotation: Rotation | None) -> Tensor:
-    if norm is not None:
-        x_thd = norm(x_thd)
-    if rotation is None:
-        return x_thd
-    cos, sin = (part[:, None] for part in rotation)
-    return x_thd * cos + rotate_half(x_thd) * sin
+    """The type stays x's; norm and rotation are computed in float32 where x, as a matrix product, is bfloat16."""
+    turned = x_thd if norm is None else norm(x_thd)
+    if rotation is not None:
+        cos, sin = (part[:, None] for part in rotation)
+        turned = turned * cos + rotate_half(turned) * sin
+    return turned.to(x_thd.dtype)
 
 
 def rotate_half(x: Tensor) -> Tensor:

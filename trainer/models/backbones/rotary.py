@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from trainer.models.backbones.projections import Rotation
@@ -24,9 +25,10 @@ class RotaryEmbedding(nn.Module):
         super().__init__()
         self.embedding = embedding
 
-    def forward(self, positions_t: Tensor, like: Tensor) -> Rotation:
-        """Cosines and sines [T, D] of positions [T], in the type and on the device of `like`."""
-        cos, sin = self.embedding(like, positions_t[None])
+    def forward(self, positions_t: Tensor, dtype: torch.dtype) -> Rotation:
+        """Cosines and sines [T, D] of positions [T], in a model of this type."""
+        wide = positions_t.new_empty(0, dtype=torch.promote_types(dtype, torch.float32))
+        cos, sin = self.embedding(wide, positions_t[None])
         return cos[0], sin[0]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -37,8 +39,19 @@ class RotaryEmbedding(nn.Module):
         return self
 
 
-def rms_norm(norm: Any) -> nn.RMSNorm:
-    """A Hugging Face RMSNorm as PyTorch's own, which is fused on GPUs and keeps float64; the weight is shared."""
-    fused = nn.RMSNorm(norm.weight.shape[0], eps=norm.variance_epsilon, device="meta")
-    fused.weight = norm.weight
-    return fused
+class RMSNorm(nn.RMSNorm):
+    """A Hugging Face RMSNorm as PyTorch's own, which is fused on GPUs and keeps float64; the weight is shared.
+
+    It computes in the type of its weight, which stays float32 where matrices are held in bfloat16.
+
+    Args:
+        norm: the model's norm.
+    """
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__(norm.weight.shape[0], eps=norm.variance_epsilon, device="meta")
+        self.weight = norm.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D]."""
+        return super().forward(x.to(self.weight.dtype))
