@@ -72,7 +72,8 @@ class ItemScorer:
     Args:
         head: the item projection.
         held: scores that may be held at a time.
-        block_items: items of a block at most.
+        block_items: items of a block at most; users whose targets share a block are scored together, so that many
+            small blocks make small products.
 
     Attributes:
         block_users: users that are scored together at most.

@@ -15,6 +15,7 @@ from trainer.models.darec import DARec
 from trainer.models.streams import StreamPacker
 from trainer.training import evaluation
 from trainer.training.evaluation import plan_chunks, rank_users, read_histories
+from trainer.training.precision import autocast
 from trainer.training.workers import Workers
 
 ITEMS, USERS, MAX_ITEMS = 23, 17, 4
@@ -102,3 +103,14 @@ def test_workers_share_all_streams_in_equally_many_chunks_within_the_budget(size
         assert len(share) - len(mine) <= 1
         assert all(len(chunk) for chunk in chunks)
         assert all(len(chunk) == 1 or sizes[chunk].sum() <= budget for chunk in chunks)
+
+
+def test_bfloat16_states_are_ranked_by_float32_scores(model, packer, shop):
+    histories, targets = shop
+    how = {"max_items": MAX_ITEMS, "device": "cpu"}
+    with autocast("bfloat16", "cpu"):
+        states = read_histories(model, packer, histories, np.arange(USERS), **how)
+        found = rank_users(model, packer, histories, targets, **how, workers=Workers(0, 1))
+    scores = model.item_head(states).detach()
+    assert scores.dtype == torch.float32
+    assert torch.equal(found.ranks, ranks(scores, torch.from_numpy(targets)))

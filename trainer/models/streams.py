@@ -116,10 +116,6 @@ class StreamPacker:
         self._prompt_start, self._prompt_length = len(pool), len(prompt)
         self._pool = np.concatenate([pool, np.asarray(prompt, dtype=np.int64)])
 
-    def stream_tokens(self, items: IntArray) -> int:
-        """Tokens of the sequence stream of these items."""
-        return int(self.lengths[items].sum()) + len(items)
-
     def pack(
         self,
         sequence_items: IntArray,

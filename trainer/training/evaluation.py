@@ -18,6 +18,7 @@ from trainer.data.ragged import Ragged
 from trainer.models.darec import DARec
 from trainer.models.streams import PackedStreams, StreamPacker
 from trainer.ranking import ItemScorer, Ranked
+from trainer.training.feed import ahead, pinned
 from trainer.training.workers import Workers
 
 _USERS_RANKED_TOGETHER = 16_384
@@ -114,14 +115,18 @@ def _states(
     device: str,
 ) -> Iterator[Tensor]:
     """[chunk, output] states after the histories of each chunk."""
+    on_gpu = device.startswith("cuda")
 
-    def pack(chunk: NDArray[np.int64]) -> PackedStreams:
-        part = histories.take(chunk)
-        none = np.empty(0, np.int64)
-        return packer.pack(part.values.astype(np.int64), part.lengths, users[chunk], none, last_only=True)
+    def packed() -> Iterator[PackedStreams]:
+        for chunk in chunks:
+            part = histories.take(chunk)
+            items, none = part.values.astype(np.int64), np.empty(0, np.int64)
+            streams = packer.pack(items, part.lengths, users[chunk], none, last_only=True)
+            yield pinned(streams) if on_gpu else streams
 
-    for streams in map(pack, chunks):
-        yield model(streams.to(device))
+    with ahead(packed(), device) as source:
+        for streams in source:
+            yield model(streams.to(device))
 
 
 def plan_chunks(
@@ -174,4 +179,5 @@ def _groups(chunks: Sequence[NDArray[np.int64]]) -> Iterator[list[NDArray[np.int
 
 def _token_budget(device: str) -> int:
     """Tokens that go through the model together."""
-    return 65_536 if device.startswith("cuda") else 8192
+    # On a CPU, activations of more tokens no longer fit its caches.
+    return 65_536 if device.startswith("cuda") else 4096

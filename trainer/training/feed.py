@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from trainer.training.prefetch import Prefetcher
 from trainer.training.workers import Workers
 
 _DEPTH = 2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ def steps(
         yield Step(batch.terms, [(_packed(share, packer, pin), weight) for share, weight in weighted])
 
 
-def ahead(source: Iterator[Step], device: str) -> AbstractContextManager[Iterator[Step] | Prefetcher[Step]]:
-    """Steps made on a thread of their own while a GPU computes; the CPU's cores are the model's already."""
+def ahead(source: Iterator[T], device: str) -> AbstractContextManager[Iterator[T] | Prefetcher[T]]:
+    """Steps or streams made on a thread of their own while a GPU computes; the CPU's cores are the model's already."""
     return Prefetcher(source, _DEPTH) if device.startswith("cuda") else nullcontext(source)
 
 
@@ -119,3 +121,9 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor], device: str | None =
         parts = {field.name: _mapped(getattr(value, field.name), change, device) for field in fields(value)}
         return type(value)(**parts)
     return value
+
+
+def pinned(streams: PackedStreams) -> PackedStreams:
+    """The same streams in page-locked memory: a copy of them to a GPU waits for nothing."""
+    moved: PackedStreams = _mapped(streams, Tensor.pin_memory)
+    return moved
