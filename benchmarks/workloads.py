@@ -97,3 +97,17 @@ def random_darec(opt: OPTModel, workload: Workload) -> tuple[DARec, ModelConfig]
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.05)
     return model, config
+
+
+def dataset_folder() -> Path:
+    """A prepared dataset: Amazon Scientific, or a synthetic catalogue of its size where it is not at hand."""
+    source = DATA / "scientific"
+    name = "scientific" if source.is_dir() else "scientific-sized"
+    folder = Path(tempfile.gettempdir()) / "darec-search-benchmarks" / name
+    if not folder.exists():
+        if source.is_dir():
+            prepare("table", source, folder)
+        else:
+            print(f"no Amazon Scientific in {DATA}: a synthetic catalogue of its size instead")
+            prepare("synthetic", None, folder, users=8442, items=4385)
+    return folder
