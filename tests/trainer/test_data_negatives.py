@@ -1,15 +1,13 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import sparse
 from shops import shop_of
 from threadpoolctl import threadpool_limits
 from tiny_models import save_tiny_opt
 
 from trainer.config import NegativesConfig
 from trainer.data.dataset import Dataset
-from trainer.data.negatives import FEWEST, factorise, hard_negatives, nearest, text_vectors
+from trainer.data.item_vectors import factorise, text_vectors
+from trainer.data.negatives import FEWEST, hard_negatives
 from trainer.data.prepare import prepare
 from trainer.errors import BadInput
 
@@ -46,7 +44,7 @@ def test_against_the_definition(shop, tmp_path, fraction):
     config = NegativesConfig(fraction=fraction, mf_dimension=20)
     found = hard_negatives(shop, config, tmp_path)
     together, everything = partners(shop), set(range(shop.n_items))
-    text = text_vectors(shop, "tfidf")
+    text = text_vectors(shop.sentences, "tfidf")
     trained = {item for item, others in enumerate(together) if others}
     columns = sorted(trained)
     factors = np.full((shop.n_items, 20), np.nan)
@@ -100,20 +98,6 @@ def test_the_second_time_comes_from_the_cache(shop, tmp_path):
     assert len([path for path in (tmp_path / "negatives").iterdir() if path.is_dir()]) == 3
 
 
-@settings(max_examples=50)
-@given(st.integers(1, 12), st.integers(1, 14), st.integers(1, 40), st.randoms(use_true_random=False))
-def test_blocks_do_not_change_the_search(n, count, block_distances, random):
-    vectors = np.array([[random.random() for _ in range(3)] for _ in range(n)], np.float32)
-    forbidden = sparse.csr_matrix(np.array([[random.random() < 0.3 for _ in range(n)] for _ in range(n)]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.data.negatives._BLOCK_DISTANCES", block_distances)
-        found = as_lists(nearest(vectors, count, forbidden))
-    for item in range(n):
-        distances = np.linalg.norm(vectors.astype(float) - vectors[item], axis=1)
-        free = [other for other in range(n) if other != item and not forbidden[item, other]]
-        assert found[item] == sorted(free, key=lambda other: distances[other])[:count]
-
-
 def test_factors_of_full_rank_keep_every_distance(shop):
     bought = shop.training_matrix()
     vectors = factorise(bought, 10**6)
@@ -123,7 +107,7 @@ def test_factors_of_full_rank_keep_every_distance(shop):
 
 def test_a_hugging_face_encoder_is_pooled_over_real_tokens_only(shop, tmp_path):
     encoder = str(save_tiny_opt(tmp_path / "encoder", shop.sentences))
-    vectors = text_vectors(shop, encoder)
+    vectors = text_vectors(shop.sentences, encoder)
     assert vectors.shape[0] == shop.n_items
     from transformers import AutoModel, AutoTokenizer
 
@@ -141,13 +125,39 @@ def test_an_encoder_that_is_no_model(shop, tmp_path):
         hard_negatives(shop, NegativesConfig(encoder=str(tmp_path / "empty")), tmp_path / "cache")
 
 
-def test_rounding_and_the_number_of_threads_choose_nothing(shop, tmp_path):
-    """At full rank the squared distances are whole numbers, so most neighbours tie with others."""
-    vectors = factorise(shop.training_matrix(), 1000)
-    noise = np.random.default_rng(0).normal(size=vectors.shape) * 1e-13
-    assert as_lists(nearest(vectors, 6)) == as_lists(nearest(vectors + noise, 6))
+def test_the_number_of_threads_chooses_nothing(shop, tmp_path):
     mined = []
     for threads in (1, 2):
         with threadpool_limits(threads):
             mined.append(hard_negatives(shop, NegativesConfig(), tmp_path / str(threads)))
     assert as_lists(mined[0]) == as_lists(mined[1])
+
+
+def test_at_most_so_many_by_each_distance(shop, tmp_path):
+    found = hard_negatives(shop, NegativesConfig(fraction=0.2, most=7), tmp_path)
+    assert 7 < found.lengths.max() <= 14
+    few = hard_negatives(shop, NegativesConfig(most=2), tmp_path)
+    assert few.lengths.max() <= 4
+
+
+@pytest.mark.parametrize("fraction", [0.005, 0.1])
+def test_blocks_of_items_change_nothing(shop, tmp_path, monkeypatch, fraction):
+    config = NegativesConfig(fraction=fraction)
+    whole = hard_negatives(shop, config, tmp_path / "whole")
+    monkeypatch.setattr("trainer.data.negatives.QUERIES", 7)
+    assert as_lists(hard_negatives(shop, config, tmp_path / "blocks")) == as_lists(whole)
+
+
+@pytest.mark.parametrize("fraction", [0.005, 0.1])
+def test_an_index_that_reads_every_list_finds_what_all_distances_say(shop, tmp_path, fraction):
+    pytest.importorskip("faiss", reason="the extra `ann` is not installed")
+    exact = NegativesConfig(fraction=fraction, mf_dimension=20)
+    ours, others = (
+        hard_negatives(shop, config, tmp_path) for config in (exact, exact.model_copy(update={"search": "approximate"}))
+    )
+    together = partners(shop)
+    for item in range(shop.n_items):
+        assert not set(others[item].tolist()) & (together[item] | {item})
+    # Equal distances leave a choice, which the index takes in its own way.
+    assert abs(ours.lengths.sum() - others.lengths.sum()) < 0.05 * ours.lengths.sum()
+    assert sum(len(np.intersect1d(a, b)) for a, b in zip(ours, others, strict=True)) > 0.8 * ours.lengths.sum()

@@ -9,6 +9,8 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed, nn
 
+from trainer.device import default_device as default_device
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -89,8 +91,3 @@ class Workers:
         except RuntimeError:
             return False
         return True
-
-
-def default_device() -> str:
-    """CUDA when there is some."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
