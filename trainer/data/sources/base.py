@@ -24,6 +24,8 @@ class RawData:
         users: [interactions] user indices, in file order.
         items: [interactions] item indices.
         times: [interactions] integers or floats that rise with time within a user.
+        dated: whether `times` are the source's own; False where they only count the rows.
+        ratings: [interactions], NaN where a row has none; None for a source without ratings.
         source_files: file name → SHA-256 of its bytes.
         rules: what reading did, one sentence each.
         warnings: what a reader should know, one sentence each.
@@ -35,6 +37,8 @@ class RawData:
     users: NDArray[np.int32]
     items: NDArray[np.int32]
     times: NDArray[Any]
+    dated: bool = True
+    ratings: NDArray[np.float32] | None = None
     source_files: dict[str, str] = field(default_factory=dict)
     rules: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -26,9 +26,10 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "ts",
         "order",
     ),
+    "rating": ("rating", "overall", "stars", "score"),
     "title": ("title", "itemtitle", "producttitle", "movietitle", "booktitle", "name", "itemname", "productname"),
     "brand": ("brand", "brandname", "manufacturer", "store"),
-    "categories": ("categories", "category", "itemcategory", "genres", "genre"),
+    "categories": ("categories", "category", "itemcategory", "genres", "genre", "class"),
 }
 """What each column is looked for as, best first."""
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from array import array
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from trainer.config import Section
 from trainer.data.sources.base import RawData, Source
 from trainer.data.sources.columns import attribute_columns, find_column, guess_column
 from trainer.data.sources.files import KINDS, TableFile, as_text, as_time, kind_of
+from trainer.data.sources.log import Log
 from trainer.errors import BadInput
 
 
@@ -35,6 +33,7 @@ class TableOptions(Section):
     user_id: str | None = Field(None, description="Column of the user's id in the interactions file.")
     interaction_item_id: str | None = Field(None, description="Column of the item's id in the interactions file.")
     timestamp: str | None = Field(None, description="Column of a number that rises with time.")
+    rating: str | None = Field(None, description="Column of the rating, for `min_rating`.")
     file_order: bool = Field(False, description="Rows are oldest first for every user; no timestamp is read.")
     unknown_items: Literal["refuse", "drop"] = Field(
         "refuse", description="What to do with an interaction whose item the items file lacks."
@@ -48,7 +47,15 @@ class TableOptions(Section):
 
 def _read(path: Path | None, options: TableOptions) -> RawData:
     items_file = TableFile(_locate(path, options.items, "items"))
-    interactions_file = TableFile(_locate(path, options.interactions, "interactions"), scan=1)
+    return read_tables(items_file, TableFile(_locate(path, options.interactions, "interactions"), scan=1), options)
+
+
+def read_tables(items_file: TableFile, interactions_file: TableFile, options: TableOptions) -> RawData:
+    """Items and interactions of two files of rows, whatever their kind.
+
+    Raises:
+        BadInput: if a column is missing, or at a row that is malformed.
+    """
     item_ids, attributes, rule = _read_items(items_file, options)
     log = _read_interactions(interactions_file, item_ids, options)
     rules = [rule]
@@ -64,6 +71,8 @@ def _read(path: Path | None, options: TableOptions) -> RawData:
         users=np.frombuffer(log.users, np.int32),
         items=np.frombuffer(log.items, np.int32),
         times=log.times.numpy(),
+        dated=not options.file_order,
+        ratings=log.rating_array(),
         source_files={file.path.name: file.sha256() for file in (items_file, interactions_file)},
         rules=rules,
         warnings=warnings,
@@ -111,46 +120,15 @@ def _read_items(file: TableFile, options: TableOptions) -> tuple[list[str], dict
     return list(seen), attributes, rule
 
 
-class _Times:
-    """Growing times: exact integers until the first fraction, doubles from there on."""
-
-    def __init__(self) -> None:
-        self._values: array[Any] = array("q")
-
-    def append(self, value: int | float) -> None:
-        try:
-            self._values.append(value)
-        except (TypeError, OverflowError):
-            self._values = array("d", [*self._values, value])
-
-    def numpy(self) -> NDArray[Any]:
-        return np.frombuffer(self._values, self._values.typecode)
-
-
-@dataclass
-class _Log:
-    """Interactions while they are read."""
-
-    user_index: dict[str, int] = field(default_factory=dict)
-    users: array[int] = field(default_factory=lambda: array("i"))
-    items: array[int] = field(default_factory=lambda: array("i"))
-    times: _Times = field(default_factory=_Times)
-    dropped: int = 0
-
-
-def _read_interactions(file: TableFile, item_ids: list[str], options: TableOptions) -> _Log:
-    user_id = find_column("user_id", options.user_id, file.columns, file.path)
-    item_id = find_column("interaction_item_id", _item_column(file, options), file.columns, file.path)
-    columns = [user_id, item_id]
-    if not options.file_order:
-        columns.append(find_column("timestamp", options.timestamp, file.columns, file.path))
+def _read_interactions(file: TableFile, item_ids: list[str], options: TableOptions) -> Log:
+    columns, rated = _interaction_columns(file, options)
     item_index = {name: index for index, name in enumerate(item_ids)}
-    log = _Log()
+    log = Log()
     for number, cells in file.rows(columns):
         user, item = as_text(cells[0]), as_text(cells[1])
         index = item_index.get(item)
         if not user or not item:
-            missing = user_id if not user else item_id
+            missing = columns[0 if not user else 1]
             raise BadInput(f"{file.where(number)}: is empty in column {missing!r}; fill it or remove the row")
         if index is None:
             if options.unknown_items == "refuse":
@@ -166,10 +144,24 @@ def _read_interactions(file: TableFile, item_ids: list[str], options: TableOptio
                 f"{file.where(number)}: {cells[2]!r} in column {columns[2]!r} is no number; times are numbers that "
                 "rise, such as Unix seconds"
             )
-        log.users.append(log.user_index.setdefault(user, len(log.user_index)))
-        log.items.append(index)
-        log.times.append(time)
+        log.append(user, index, time)
+        if rated:
+            log.append_rating(cells[-1])
     return log
+
+
+def _interaction_columns(file: TableFile, options: TableOptions) -> tuple[list[str], bool]:
+    """User, item, time unless the file's order tells it, rating if there is one; and whether there is one."""
+    columns = [
+        find_column("user_id", options.user_id, file.columns, file.path),
+        find_column("interaction_item_id", _item_column(file, options), file.columns, file.path),
+    ]
+    if not options.file_order:
+        columns.append(find_column("timestamp", options.timestamp, file.columns, file.path))
+    rated = options.rating is not None or guess_column("rating", file.columns) is not None
+    if rated:
+        columns.append(find_column("rating", options.rating, file.columns, file.path))
+    return columns, rated
 
 
 def _item_column(file: TableFile, options: TableOptions) -> str | None:
