@@ -123,7 +123,8 @@ def _too_few(raw: RawData, users: int, items: int, removed: dict[str, int], opti
         f"{chosen}{removed['items_without_title']} items without a title, "
         f"{removed['items_with_too_few_interactions']} items with fewer than {options.min_item_interactions} "
         f"interactions and {removed['users_with_too_few_interactions']} users with fewer than "
-        f"{options.min_user_interactions} went; lower min_item_interactions or min_user_interactions, or bring more data"
+        f"{options.min_user_interactions} went; lower min_item_interactions or min_user_interactions, or bring more "
+        "data"
     )
 
 

@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 
 from trainer.config import Section
 
+OWN_SPLIT = (
+    "The source brings a split: a user's last interaction is its test item, the one before its validation item. Joined "
+    "to whole histories, leave-one-out gives that split again for every user of whom no filter takes an interaction."
+)
+"""The rule of a source whose parts are joined before they are split."""
+
 
 @dataclass(frozen=True, eq=False)
 class RawData:

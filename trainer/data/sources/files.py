@@ -39,13 +39,14 @@ class TableFile:
     Args:
         path: a file whose name ends in a known kind.
         scan: how many rows to look at for the columns of a jsonl file; None for all.
+        kind: one of `KINDS`, for a file whose name does not tell.
 
     Raises:
         BadInput: if the file cannot be read, has no rows' names, or a name twice.
     """
 
-    def __init__(self, path: Path, scan: int | None = None) -> None:
-        kind = kind_of(path)
+    def __init__(self, path: Path, scan: int | None = None, kind: str | None = None) -> None:
+        kind = kind or kind_of(path)
         if kind is None:
             raise BadInput(f"{path}: the name must end in {', '.join('.' + kind for kind in KINDS)}, or that and .gz")
         self.path, self.kind = path, kind
@@ -77,8 +78,7 @@ class TableFile:
 
     def sha256(self) -> str:
         """Hash of the file's bytes."""
-        with _readable(self.path), self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(self.path)
 
     def _open(self) -> _Binary:
         if self.path.suffix.lower() == ".gz":
@@ -155,6 +155,26 @@ class TableFile:
             for row in zip(*cells, strict=True):
                 number += 1
                 yield number, row
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 text file, also .gz, without their ends, counted from 1.
+
+    Raises:
+        BadInput: if it cannot be read or is not UTF-8.
+    """
+    with _readable(path), gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise BadInput(f"{path}, line {number}: is not UTF-8 text; save the file as UTF-8") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with _readable(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def as_text(value: Any) -> str:

@@ -62,5 +62,6 @@ class Log:
             self.ratings.append(math.nan)
 
     def rating_array(self) -> NDArray[np.float32] | None:
-        """[interactions]; None without ratings."""
-        return np.frombuffer(self.ratings, np.float32) if self.ratings else None
+        """[interactions]; None where no interaction has one."""
+        ratings = np.frombuffer(self.ratings, np.float32)
+        return None if np.isnan(ratings).all() else ratings

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from trainer.config import Section
 from trainer.data.sources.base import RawData, Source
-from trainer.data.sources.columns import attribute_columns, find_column, guess_column
+from trainer.data.sources.columns import Names, attribute_columns, find_column, guess_column
 from trainer.data.sources.files import KINDS, TableFile, as_text, as_time, kind_of
+from trainer.data.sources.locate import locate
 from trainer.data.sources.log import Log
 from trainer.errors import BadInput
 
@@ -25,7 +26,7 @@ class TableOptions(Section):
     )
     item_id: str | None = Field(None, description="Column of the item's id in the items file.")
     title: str | None = Field(None, description="Column of the item's title.")
-    attributes: tuple[str, ...] | None = Field(
+    attributes: Names | None = Field(
         None,
         description="Item columns that enter the sentence beside the title, also as `a,b`; when absent all but copies "
         "of the text, links and lists of other items (`columns.LEFT_OUT`).",
@@ -38,11 +39,6 @@ class TableOptions(Section):
     unknown_items: Literal["refuse", "drop"] = Field(
         "refuse", description="What to do with an interaction whose item the items file lacks."
     )
-
-    @field_validator("attributes", mode="before")
-    @classmethod
-    def _split_at_commas(cls, value: Any) -> Any:
-        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
 def _read(path: Path | None, options: TableOptions) -> RawData:
@@ -81,21 +77,10 @@ def read_tables(items_file: TableFile, interactions_file: TableFile, options: Ta
 
 def _locate(folder: Path | None, named: str | None, stem: str) -> Path:
     """The file named by an option, or the only one of that stem in the source folder."""
-    if named is not None:
-        return folder / named if folder is not None and folder.is_dir() else Path(named)
-    if folder is None:
-        raise BadInput(f"format table needs a source folder with {stem}.*, or the option {stem}")
-    if not folder.is_dir():
-        state = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise BadInput(f"{folder}: {state}; name a folder with items.* and interactions.*, or both files by option")
-    candidates = sorted(file for file in folder.glob(f"{stem}.*") if kind_of(file))
-    if not candidates:
-        kinds = ", ".join(KINDS)
-        raise BadInput(f"{folder}: has no {stem} file; it must hold {stem}.* ({kinds}, each also .gz)")
-    if len(candidates) > 1:
-        names = " and ".join(file.name for file in candidates)
-        raise BadInput(f"{folder}: holds {names}; say which one by the option {stem}")
-    return candidates[0]
+    expected = f"{stem}.* ({', '.join(KINDS)}, each also .gz)"
+    return locate(
+        folder, named, stem, expected, lambda name: name.startswith(f"{stem}.") and kind_of(Path(name)) is not None
+    )
 
 
 def _read_items(file: TableFile, options: TableOptions) -> tuple[list[str], dict[str, list[str]], str]:
