@@ -23,7 +23,7 @@ _SHORTHANDS = {
 
 
 class FilterOptions(SelectionOptions):
-    """Which interactions, items and users stay. Shorthands are resolved, so that equal filters are equal options."""
+    """Which interactions, items and users stay; the same for every format."""
 
     min_item_interactions: Positive = Field(4, description="Items with fewer interactions go.")
     min_user_interactions: Annotated[int, Field(ge=3)] = Field(
@@ -37,6 +37,7 @@ class FilterOptions(SelectionOptions):
     @model_validator(mode="before")
     @classmethod
     def _resolve_shorthands(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Equal filters are equal options, however they were written."""
         resolved = {name: value for name, value in options.items() if value is not None}
         for shorthand, names in _SHORTHANDS.items():
             if shorthand in resolved:

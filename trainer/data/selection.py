@@ -64,8 +64,8 @@ class SelectionOptions(Section):
     )
     until: Bound | None = Field(None, description="Interactions at it and later go; written as `since`.")
     min_rating: float | None = Field(None, description="Interactions rated lower, or not at all, go.")
-    duplicates: Annotated[Literal["first", "last"] | None, BeforeValidator(_as_repeats)] = Field(
-        None, description="Of a user's interactions with one item, `keep` all (the default), the `first` or the `last`."
+    duplicates: Annotated[Literal["keep", "first", "last"] | None, BeforeValidator(_as_repeats)] = Field(
+        None, description="Of a user's interactions with one item only this stays; `keep`, the default, keeps all."
     )
 
 

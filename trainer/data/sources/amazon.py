@@ -27,7 +27,7 @@ _CLEAN: Mapping[str, Callable[[Any], str]] = {"title": clean_title, "brand": cle
 
 
 class AmazonOptions(Section):
-    """Files, and the metadata that enters the sentence."""
+    """A folder with reviews and metadata of one category, JSON lines of the 2018 set, also .gz."""
 
     reviews: str | None = Field(None, description="Reviews file; the only JSON file but `meta*` when absent.")
     metadata: str | None = Field(None, description="Metadata file; the only JSON file `meta_*` when absent.")

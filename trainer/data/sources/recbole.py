@@ -17,7 +17,7 @@ _TYPES = ("token", "token_seq", "float", "float_seq")
 
 
 class RecboleOptions(TableOptions):
-    """Those of `table`; names of columns are written without their types."""
+    """A folder with NAME.inter and NAME.item, also .gz; columns are named without their types, as for `table`."""
 
     items: str | None = Field(None, description="Items file; the only `.item` in the source folder when absent.")
     interactions: str | None = Field(

@@ -29,7 +29,7 @@ _SHORTEST_SPLIT = 3
 
 
 class RecformerOptions(Section):
-    """Which attributes enter the sentence."""
+    """A folder with umap, smap, train, val, test and meta_data, each .json, also .gz."""
 
     attributes: Names | None = Field(
         None, description="Attributes of meta_data.json that join the title, as `a,b`; all of them when absent."

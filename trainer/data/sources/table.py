@@ -18,7 +18,7 @@ from trainer.errors import BadInput
 
 
 class TableOptions(Section):
-    """Files and column names; what is left out is found by itself (`columns.SYNONYMS`)."""
+    """Two files of rows, and the names of their columns where they are unusual (`columns.SYNONYMS` are found)."""
 
     items: str | None = Field(None, description="Items file; `items.*` in the source folder when absent.")
     interactions: str | None = Field(

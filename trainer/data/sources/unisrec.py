@@ -31,7 +31,7 @@ _OTHERS = (".valid.inter", ".test.inter", ".text", ".user2index", ".item2index")
 
 
 class UnisrecOptions(Section):
-    """Which dataset, where a folder holds several."""
+    """A folder with NAME.train.inter, .valid.inter, .test.inter, .text, .user2index and .item2index, also .gz."""
 
     train: str | None = Field(
         None, description="NAME.train.inter, beside the other files of that NAME; the only one when absent."
