@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from array import array
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
 from pydantic import Field, field_validator
 
 from trainer.config import Section
 from trainer.data.sources.base import RawData, Source
+from trainer.data.sources.blocks import read_blocks
+from trainer.data.sources.cells import texts
 from trainer.data.sources.columns import attribute_columns, find_column, guess_column
-from trainer.data.sources.files import KINDS, TableFile, as_text, as_time, kind_of
+from trainer.data.sources.files import KINDS, TableFile, kind_of
+from trainer.data.sources.interactions import InteractionColumns, read_interactions
+from trainer.data.strings import Strings
 from trainer.errors import BadInput
+
+_ITEMS_PER_BLOCK = 2**16
 
 
 class TableOptions(Section):
@@ -50,7 +53,9 @@ def _read(path: Path | None, options: TableOptions) -> RawData:
     items_file = TableFile(_locate(path, options.items, "items"))
     interactions_file = TableFile(_locate(path, options.interactions, "interactions"), scan=1)
     item_ids, attributes, rule = _read_items(items_file, options)
-    log = _read_interactions(interactions_file, item_ids, options)
+    columns = _interaction_columns(interactions_file, options)
+    refuse = options.unknown_items == "refuse"
+    log = read_interactions(interactions_file, columns, item_ids, refuse_unknown=refuse)
     rules = [rule]
     if options.file_order:
         rules.append("The rows of the source were taken as oldest first.")
@@ -60,10 +65,10 @@ def _read(path: Path | None, options: TableOptions) -> RawData:
     return RawData(
         item_ids=item_ids,
         attributes=attributes,
-        user_ids=list(log.user_index),
-        users=np.frombuffer(log.users, np.int32),
-        items=np.frombuffer(log.items, np.int32),
-        times=log.times.numpy(),
+        user_ids=log.user_ids,
+        users=log.users,
+        items=log.items,
+        times=log.times,
         source_files={file.path.name: file.sha256() for file in (items_file, interactions_file)},
         rules=rules,
         warnings=warnings,
@@ -89,87 +94,39 @@ def _locate(folder: Path | None, named: str | None, stem: str) -> Path:
     return candidates[0]
 
 
-def _read_items(file: TableFile, options: TableOptions) -> tuple[list[str], dict[str, list[str]], str]:
+def _read_items(file: TableFile, options: TableOptions) -> tuple[Strings, dict[str, Strings], str]:
     """Item ids, attributes by name, and a sentence that says which columns were used."""
     item_id = find_column("item_id", options.item_id, file.columns, file.path)
     others = [column for column in file.columns if column != item_id]
     title = find_column("title", options.title, others, file.path)
     columns = attribute_columns(others, title, options.attributes, file.path)
     seen: dict[str, int] = {}
-    attributes: dict[str, list[str]] = {name: [] for name in columns}
-    for number, (cell, *cells) in file.rows([item_id, *columns.values()]):
-        name = as_text(cell)
-        if not name:
-            raise BadInput(f"{file.where(number)}: has no item id in column {item_id!r}")
-        if name in seen:
-            raise BadInput(f"{file.where(number)}: item id {name!r} stands already at {seen[name]}; keep one of them")
-        seen[name] = number
-        for values, value in zip(attributes.values(), cells, strict=True):
-            values.append(as_text(value))
+    parts: list[list[pa.Array]] = [[] for _ in columns]
+    for block in read_blocks(file, [item_id, *columns.values()], _ITEMS_PER_BLOCK):
+        for number, name in zip(block.numbers.tolist(), texts(block.columns[0]).to_pylist(), strict=True):
+            if not name:
+                raise BadInput(f"{file.where(number)}: has no item id in column {item_id!r}")
+            if name in seen:
+                raise BadInput(
+                    f"{file.where(number)}: item id {name!r} stands already at {seen[name]}; keep one of them"
+                )
+            seen[name] = number
+        for part, cells in zip(parts, block.columns[1:], strict=True):
+            part.append(texts(cells))
     left = [column for column in others if column not in columns.values()]
     rule = f"Item sentences are made of {', '.join(columns)}" + (f"; {', '.join(left)} stayed out." if left else ".")
-    return list(seen), attributes, rule
+    attributes = {
+        name: Strings(pa.chunked_array(part, pa.large_string())) for name, part in zip(columns, parts, strict=True)
+    }
+    return Strings(seen), attributes, rule
 
 
-class _Times:
-    """Growing times: exact integers until the first fraction, doubles from there on."""
-
-    def __init__(self) -> None:
-        self._values: array[Any] = array("q")
-
-    def append(self, value: int | float) -> None:
-        try:
-            self._values.append(value)
-        except (TypeError, OverflowError):
-            self._values = array("d", [*self._values, value])
-
-    def numpy(self) -> NDArray[Any]:
-        return np.frombuffer(self._values, self._values.typecode)
-
-
-@dataclass
-class _Log:
-    """Interactions while they are read."""
-
-    user_index: dict[str, int] = field(default_factory=dict)
-    users: array[int] = field(default_factory=lambda: array("i"))
-    items: array[int] = field(default_factory=lambda: array("i"))
-    times: _Times = field(default_factory=_Times)
-    dropped: int = 0
-
-
-def _read_interactions(file: TableFile, item_ids: list[str], options: TableOptions) -> _Log:
-    user_id = find_column("user_id", options.user_id, file.columns, file.path)
-    item_id = find_column("interaction_item_id", _item_column(file, options), file.columns, file.path)
-    columns = [user_id, item_id]
-    if not options.file_order:
-        columns.append(find_column("timestamp", options.timestamp, file.columns, file.path))
-    item_index = {name: index for index, name in enumerate(item_ids)}
-    log = _Log()
-    for number, cells in file.rows(columns):
-        user, item = as_text(cells[0]), as_text(cells[1])
-        index = item_index.get(item)
-        if not user or not item:
-            missing = user_id if not user else item_id
-            raise BadInput(f"{file.where(number)}: is empty in column {missing!r}; fill it or remove the row")
-        if index is None:
-            if options.unknown_items == "refuse":
-                raise BadInput(
-                    f"{file.where(number)}: item {item!r} is not in the items file; add it there, remove the row, or "
-                    "set unknown_items=drop"
-                )
-            log.dropped += 1
-            continue
-        time = number if options.file_order else as_time(cells[2])
-        if time is None:
-            raise BadInput(
-                f"{file.where(number)}: {cells[2]!r} in column {columns[2]!r} is no number; times are numbers that "
-                "rise, such as Unix seconds"
-            )
-        log.users.append(log.user_index.setdefault(user, len(log.user_index)))
-        log.items.append(index)
-        log.times.append(time)
-    return log
+def _interaction_columns(file: TableFile, options: TableOptions) -> InteractionColumns:
+    return InteractionColumns(
+        user=find_column("user_id", options.user_id, file.columns, file.path),
+        item=find_column("interaction_item_id", _item_column(file, options), file.columns, file.path),
+        time=None if options.file_order else find_column("timestamp", options.timestamp, file.columns, file.path),
+    )
 
 
 def _item_column(file: TableFile, options: TableOptions) -> str | None:
