@@ -14,7 +14,7 @@ FIRST_KEYS = ("title", "brand", "categories")
 """Attributes that lead a sentence, since `max_item_tokens` cuts its end; the others follow in their given order."""
 
 _TEXTS_AT_A_TIME = 2**14
-"""A tokenizer's own account of a text takes a hundred times the memory of its ids."""
+"""A tokenizer's own account of a text takes far more memory than its ids."""
 
 
 def item_sentence(attributes: Mapping[str, str]) -> str:
