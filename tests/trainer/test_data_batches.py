@@ -1,19 +1,21 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.config import RunConfig
-from trainer.data.batches import BatchPlanner, shard
+from trainer.data.batches import Batch, BatchPlanner, shard
 from trainer.data.ragged import Ragged
 
 N_ITEMS = 12
 HARD = Ragged.from_rows([[(i + 1) % N_ITEMS, (i + 2) % N_ITEMS] if i != 3 else [] for i in range(N_ITEMS)])
 
 
-def planner(histories, seed=0, batch_size=2, cf_negatives=3, **losses) -> BatchPlanner:
+def planner(histories, seed=0, batch_size=2, cf_negatives=3, kind=BatchPlanner, **losses) -> BatchPlanner:
     config = RunConfig.model_validate(
         {
             "data": {"path": "x", "max_items": 4},
@@ -22,7 +24,7 @@ def planner(histories, seed=0, batch_size=2, cf_negatives=3, **losses) -> BatchP
             "losses": {"contrastive_negatives": 4, **losses},
         }
     )
-    return BatchPlanner(Ragged.from_rows(histories), N_ITEMS, HARD, config, cf_negatives)
+    return kind(Ragged.from_rows(histories), N_ITEMS, HARD, config, cf_negatives)
 
 
 HISTORIES = st.lists(st.lists(st.integers(0, N_ITEMS - 1), min_size=1, max_size=9), min_size=1, max_size=7)
@@ -68,6 +70,38 @@ def test_shards_divide_users_terms_and_counted_items(histories, world):
         assert sum(len(share.cf_items) for share in shares) == whole.terms.collaborative
         counted = np.concatenate([share.align_items[share.align_counted] for share in shares])
         assert sorted(counted) == whole.align_items.tolist()
+
+
+class LiteralPlanner(BatchPlanner):
+    """All steps' items cut at once, and every user's items in one table."""
+
+    def epoch(self, epoch):
+        rng = np.random.default_rng([self._seed, epoch])
+        users = rng.permutation(self._users)
+        scheduled = np.array_split(rng.permutation(self._n_items), max(self.steps_per_epoch, 1))
+        for step in range(self.steps_per_epoch):
+            chosen = users[step * self._batch_size : (step + 1) * self._batch_size]
+            yield self._batch(chosen, scheduled[step] if self._losses.align > 0 else scheduled[step][:0], rng)
+
+    def _uniform(self, users, items, rng):
+        table = {(user, int(item)) for user, history in enumerate(self._train) for item in history}
+        drawn = rng.integers(0, self._n_items, (len(users), self._cf_negatives))
+        for _ in range(20):
+            seen = np.array([[(user, item) in table for item in row] for user, row in zip(users, drawn, strict=True)])
+            if not seen.any():
+                break
+            drawn[seen] = rng.integers(0, self._n_items, int(seen.sum()))
+        return drawn
+
+
+@settings(max_examples=60, deadline=None)
+@given(histories=HISTORIES, batch_size=st.integers(1, 5), seed=st.integers(0, 3), align=st.sampled_from([0.0, 0.1]))
+def test_batches_are_those_of_the_literal_planner(histories, batch_size, seed, align):
+    plan = planner(histories, seed, batch_size, align=align)
+    literal = planner(histories, seed, batch_size, kind=LiteralPlanner, align=align)
+    for batch, expected in zip(plan.epoch(2), literal.epoch(2), strict=True):
+        for field in dataclasses.fields(Batch):
+            np.testing.assert_array_equal(getattr(batch, field.name), getattr(expected, field.name))
 
 
 def test_uniform_negatives_are_not_the_users_items():

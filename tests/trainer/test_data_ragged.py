@@ -30,6 +30,11 @@ def test_save_and_load(tmp_path_factory, rows):
     assert as_lists(Ragged.load(path)) == rows
 
 
+@given(st.lists(rows_of_integers, max_size=4))
+def test_join_puts_parts_one_after_the_other(parts):
+    assert as_lists(Ragged.join(map(Ragged.from_rows, parts))) == [row for rows in parts for row in rows]
+
+
 @given(rows_of_integers.filter(bool), st.data())
 def test_take_picks_rows_in_the_order_asked(rows, data):
     picks = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8))

@@ -31,6 +31,13 @@ def test_tokens_are_cut_at_the_end_and_no_special_ones_are_added(tokenizer):
     assert [row.tolist() for row in tokens] == [[3, 4], [5]]
 
 
+def test_tokenizing_by_parts_changes_nothing(tokenizer, monkeypatch):
+    sentences = ["title big saw", "", "saw", "big saw", "title"]
+    expected = encode_items(tokenizer, sentences, 2)
+    monkeypatch.setattr("trainer.data.text._TEXTS_AT_A_TIME", 2)
+    assert [row.tolist() for row in encode_items(tokenizer, sentences, 2)] == [row.tolist() for row in expected]
+
+
 def test_no_items_are_no_rows(tokenizer):
     assert len(encode_items(tokenizer, [], 4)) == 0
 

@@ -81,11 +81,8 @@ class BatchPlanner:
         self._batch_size = config.optimization.batch_size
         self._seed = config.seed
         self._cf_negatives = cf_negatives if config.losses.collaborative > 0 else 0
-        sizes = np.diff(train.offsets)
         # A user with one training item has no target; the item still reaches the alignment loss.
-        self._users = np.flatnonzero(sizes >= 2)
-        owners = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
-        self._observed = np.unique(owners * n_items + train.values)
+        self._users = np.flatnonzero(train.lengths >= 2)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -96,10 +93,15 @@ class BatchPlanner:
         """The batches of an epoch, the same for the same seed and number."""
         rng = np.random.default_rng([self._seed, epoch])
         users = rng.permutation(self._users)
-        scheduled = np.array_split(rng.permutation(self._n_items), max(self.steps_per_epoch, 1))
+        items = rng.permutation(self._n_items)
+        if self._losses.align == 0:
+            items = items[:0]
         for step in range(self.steps_per_epoch):
             chosen = users[step * self._batch_size : (step + 1) * self._batch_size]
-            yield self._batch(chosen, scheduled[step] if self._losses.align > 0 else scheduled[step][:0], rng)
+            # Parts whose sizes differ by one at most, the larger ones first.
+            size, larger = divmod(len(items), self.steps_per_epoch)
+            start = step * size + min(step, larger)
+            yield self._batch(chosen, items[start : start + size + (step < larger)], rng)
 
     def _batch(self, users: Ints, scheduled: Ints, rng: np.random.Generator) -> Batch:
         histories = [self._train[user][-self._max_items - 1 :] for user in users]
@@ -152,15 +154,21 @@ class BatchPlanner:
         items = [self._train[user] for user in users]
         cf_users = np.repeat(users, [len(part) for part in items]).astype(np.int64)
         cf_items = np.concatenate(items).astype(np.int64)
-        return cf_users, cf_items, self._uniform(cf_users, rng)
+        return cf_users, cf_items, self._uniform(cf_users, cf_items, rng)
 
-    def _uniform(self, users: Ints, rng: np.random.Generator) -> Ints:
-        """[N, k] items drawn uniformly; those that the user has are drawn again, 20 times at most."""
+    def _uniform(self, users: Ints, items: Ints, rng: np.random.Generator) -> Ints:
+        """[N, k] items drawn uniformly; those that the user has are drawn again, 20 times at most.
+
+        Args:
+            users: [N] users of interactions.
+            items: [N] their items, all that these users have.
+            rng: draws.
+        """
+        observed = np.unique(users * self._n_items + items)
         drawn = rng.integers(0, self._n_items, (len(users), self._cf_negatives))
         for _ in range(20):
             keys = users[:, None] * self._n_items + drawn
-            places = np.searchsorted(self._observed, keys).clip(max=len(self._observed) - 1)
-            seen = self._observed[places] == keys
+            seen = observed[np.searchsorted(observed, keys).clip(max=len(observed) - 1)] == keys
             if not seen.any():
                 break
             drawn[seen] = rng.integers(0, self._n_items, int(seen.sum()))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.data.ragged import Ragged, integers, read_table
+from trainer.data.strings import Strings
 from trainer.errors import BadInput
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 MANIFEST = "manifest.json"
+_DIGEST_CHUNK = 2**16
 Split = Literal["validation", "test"]
 
 
@@ -61,10 +63,10 @@ class Dataset:
 
     folder: Path
     manifest: Manifest
-    item_ids: list[str]
-    attributes: dict[str, list[str]]
-    sentences: list[str]
-    user_ids: list[str]
+    item_ids: Strings
+    attributes: dict[str, Strings]
+    sentences: Strings
+    user_ids: Strings
     train: Ragged
     validation: NDArray[np.int32]
     user_index: NDArray[np.int64]
@@ -78,8 +80,9 @@ class Dataset:
         """
         manifest = read_manifest(folder)
         try:
-            items = read_table(folder / "items.parquet").to_pydict()
-            user_ids = read_table(folder / "users.parquet").column("id").to_pylist()
+            table = read_table(folder / "items.parquet")
+            items = {name: Strings(table.column(name)) for name in table.column_names}
+            user_ids = Strings(read_table(folder / "users.parquet").column("id"))
             train = Ragged.load(folder / "train.parquet")
             validation = _read_column(folder / "validation.parquet")
         except (OSError, KeyError, pa.ArrowException) as error:
@@ -93,6 +96,7 @@ class Dataset:
         }
         for part, digest in digests.items():
             _check(folder, manifest, part, digest)
+        pa.default_memory_pool().release_unused()  # what decoding took, and would keep for a next time
         everyone = np.arange(len(user_ids))
         return cls(folder, manifest, item_ids, items, sentences, user_ids, train, validation, everyone)
 
@@ -112,7 +116,7 @@ class Dataset:
         return len(self.user_ids)
 
     @property
-    def titles(self) -> list[str]:
+    def titles(self) -> Strings:
         """Title of every item."""
         return self.attributes["title"]
 
@@ -147,7 +151,7 @@ class Dataset:
         drawn = np.sort(np.random.default_rng(seed).permutation(self.n_users)[:count])
         return replace(
             self,
-            user_ids=[self.user_ids[user] for user in drawn],
+            user_ids=self.user_ids.take(drawn),
             train=self.train.take(drawn),
             validation=self.validation[drawn],
             user_index=self.user_index[drawn],
@@ -207,13 +211,19 @@ def digest_integers(*arrays: NDArray[np.integer]) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{len(array)};".encode())
-        digest.update(np.ascontiguousarray(array, "<i8").tobytes())
+        for start in range(0, len(array), _DIGEST_CHUNK):
+            digest.update(np.ascontiguousarray(array[start : start + _DIGEST_CHUNK], "<i8").tobytes())
     return digest.hexdigest()
 
 
 def digest_strings(strings: Sequence[str]) -> str:
-    """SHA-256 of a list of strings."""
-    return hashlib.sha256(json.dumps(list(strings), ensure_ascii=False).encode()).hexdigest()
+    """SHA-256 of a list of strings as JSON, which is never whole in memory."""
+    digest = hashlib.sha256(b"[")
+    for start in range(0, len(strings), _DIGEST_CHUNK):
+        part = json.dumps(list(strings[start : start + _DIGEST_CHUNK]), ensure_ascii=False)
+        digest.update((", " if start else "").encode() + part[1:-1].encode())
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def digest_items(ids: Sequence[str], sentences: Sequence[str], attributes: Mapping[str, Sequence[str]]) -> str:

@@ -80,7 +80,7 @@ def apply_filters(raw: RawData, options: FilterOptions) -> Kept:
     keep, removed = _iterate(raw, selection.keep & titled[raw.items], options)
     removed = {**selection.removed, "items_without_title": int((~titled).sum()), **removed}
     users, items, times = raw.users[keep], raw.items[keep], raw.times[keep]
-    kept_items, kept_users = np.unique(items), np.unique(users)
+    kept_items, kept_users = (np.flatnonzero(np.bincount(part)) for part in (items, users))
     removed["items_without_interactions"] = (
         len(titled) - len(kept_items) - removed["items_without_title"] - removed["items_with_too_few_interactions"]
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,7 @@ def _truncate(terms: sparse.csr_matrix) -> NDArray[np.float64]:
     return np.ascontiguousarray(left * values, np.float64)
 
 
-def _encode(encoder: str, sentences: list[str]) -> NDArray[np.float64]:
+def _encode(encoder: str, sentences: Sequence[str]) -> NDArray[np.float64]:
     """Mean of a Hugging Face encoder's last hidden states over the tokens of a sentence, [items, d]."""
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -178,7 +179,7 @@ def _encode(encoder: str, sentences: list[str]) -> NDArray[np.float64]:
     with torch.inference_mode():
         for start in range(0, len(sentences), _ENCODER_BATCH):
             batch = tokenizer(
-                sentences[start : start + _ENCODER_BATCH],
+                list(sentences[start : start + _ENCODER_BATCH]),
                 padding=True,
                 truncation=True,
                 max_length=longest,

@@ -23,6 +23,7 @@ from trainer.data.filters import FilterOptions, Kept, apply_filters
 from trainer.data.ragged import Ragged
 from trainer.data.sources import SOURCES
 from trainer.data.sources.base import RawData
+from trainer.data.strings import Strings
 from trainer.data.text import item_sentence
 from trainer.errors import BadInput
 
@@ -104,12 +105,11 @@ def _problem(error: Mapping[str, Any]) -> str:
 def _write(
     folder: Path, format: str, source: str | None, options: dict[str, Any], raw: RawData, kept: Kept
 ) -> Manifest:
-    item_ids = [raw.item_ids[item] for item in kept.items]
-    attributes = {name: [values[item] for item in kept.items] for name, values in raw.attributes.items()}
-    sentences = [
+    item_ids, user_ids = Strings(raw.item_ids).take(kept.items), Strings(raw.user_ids).take(kept.users)
+    attributes = {name: Strings(values).take(kept.items) for name, values in raw.attributes.items()}
+    sentences = Strings(
         item_sentence(dict(zip(attributes, row, strict=True))) for row in zip(*attributes.values(), strict=True)
-    ]
-    user_ids = [raw.user_ids[user] for user in kept.users]
+    )
     ends = kept.histories.offsets[1:]
     validation, test = kept.histories.values[ends - 2], kept.histories.values[ends - 1]
     held_out = np.concatenate([ends - 2, ends - 1])
@@ -183,8 +183,11 @@ def _quantile(values: NDArray[np.integer], percent: int) -> float:
 
 
 def _repeats(histories: Ragged, n_items: int) -> int:
-    pairs = histories.row_of_value * n_items + histories.values
-    return len(pairs) - len(np.unique(pairs))
+    pairs = histories.row_of_value
+    pairs *= n_items
+    pairs += histories.values
+    pairs.sort()
+    return int((pairs[1:] == pairs[:-1]).sum())
 
 
 def _put_in_place(temporary: Path, out: Path) -> None:

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+_ROW_GROUP = 2**17
+
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
@@ -39,6 +41,14 @@ class Ragged:
         offsets = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
         return cls(np.ascontiguousarray(values, np.int32), offsets)
+
+    @classmethod
+    def join(cls, parts: Iterable[Ragged]) -> Ragged:
+        """The rows of all parts, one part after the other."""
+        parts = [cls.from_rows([]), *parts]
+        return cls.from_lengths(
+            np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts])
+        )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -79,7 +89,7 @@ class Ragged:
     def save(self, path: Path, column: str = "values") -> None:
         """Write a Parquet file with one list column."""
         rows = pa.LargeListArray.from_arrays(pa.array(self.offsets), pa.array(self.values))
-        pq.write_table(pa.table({column: rows}), path)
+        pq.write_table(pa.table({column: rows}), path, row_group_size=_ROW_GROUP)
 
     @classmethod
     def load(cls, path: Path) -> Ragged:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 FIRST_KEYS = ("title", "brand", "categories")
 """Attributes that lead a sentence, since `max_item_tokens` cuts its end; the others follow in their given order."""
 
+_TEXTS_AT_A_TIME = 2**14
+"""A tokenizer's own account of a text takes far more memory than its ids."""
+
 
 def item_sentence(attributes: Mapping[str, str]) -> str:
     """Flatten attributes to `key value key value …` (Section 2.1 of the paper).
@@ -35,10 +38,12 @@ def encode_items(tokenizer: Any, sentences: Sequence[str], max_item_tokens: int)
     Returns:
         One row an item; no special tokens are added.
     """
-    if not sentences:
-        return Ragged.from_rows([])
-    ids = tokenizer(list(sentences), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    return Ragged.from_rows(row[:max_item_tokens] for row in ids)
+    parts = []
+    for start in range(0, len(sentences), _TEXTS_AT_A_TIME):
+        texts = list(sentences[start : start + _TEXTS_AT_A_TIME])
+        ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        parts.append(Ragged.from_rows(row[:max_item_tokens] for row in ids))
+    return Ragged.join(parts)
 
 
 def tfidf(texts: Sequence[str]) -> sparse.csr_matrix:

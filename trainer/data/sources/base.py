@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,9 @@ class RawData:
         warnings: what a reader should know, one sentence each.
     """
 
-    item_ids: list[str]
-    attributes: dict[str, list[str]]
-    user_ids: list[str]
+    item_ids: Sequence[str]
+    attributes: Mapping[str, Sequence[str]]
+    user_ids: Sequence[str]
     users: NDArray[np.int32]
     items: NDArray[np.int32]
     times: NDArray[Any]

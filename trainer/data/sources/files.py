@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import itertools
 import json
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -65,28 +66,43 @@ class TableFile:
         Raises:
             BadInput: at a row that is malformed.
         """
-        with _readable(self.path), self._open() as file:
+        with self.open() as file:
             if self.kind == "parquet":
                 yield from self._parquet_rows(file, columns)
             elif self.kind == "jsonl":
                 for number, row in self._objects(file):
                     yield number, [row.get(column) for column in columns]
             else:
-                places = [self.columns.index(column) for column in columns]
-                for number, cells in self._records(file, skip_header=True):
-                    yield number, [cells[place] for place in places]
+                yield from itertools.islice(self.records(file, columns), 1, None)
+
+    def records(self, lines: Iterable[bytes], columns: Sequence[str], before: int = 0) -> Rows:
+        """The rows of some lines of a csv or tsv file, its first line of names included.
+
+        Args:
+            lines: lines of the file, with their ends.
+            columns: whose cells are wanted.
+            before: number of lines before these.
+
+        Raises:
+            BadInput: at a row that is malformed.
+        """
+        places = [self.columns.index(column) for column in columns]
+        for number, cells in self._records(lines, before, len(self.columns)):
+            yield number, [cells[place] for place in places]
 
     def sha256(self) -> str:
         """Hash of the file's bytes."""
         return sha256_of(self.path)
 
-    def _open(self) -> _Binary:
-        if self.path.suffix.lower() == ".gz":
-            return gzip.open(self.path, "rb")
-        return self.path.open("rb")
+    @contextmanager
+    def open(self) -> Iterator[_Binary]:
+        """The file's bytes, unpacked; while it is open, what cannot be read raises BadInput."""
+        packed = self.path.suffix.lower() == ".gz"
+        with readable(self.path), gzip.open(self.path, "rb") if packed else self.path.open("rb") as file:
+            yield file
 
     def _columns(self, scan: int | None) -> list[str]:
-        with _readable(self.path), self._open() as file:
+        with self.open() as file:
             if self.kind == "parquet":
                 return list(pq.ParquetFile(file).schema_arrow.names)
             if self.kind == "jsonl":
@@ -97,13 +113,13 @@ class TableFile:
                         break
                 header = list(names)
             else:
-                header = next((cells for _, cells in self._records(file, skip_header=False)), [])
+                header = next((cells for _, cells in self._records(file)), [])
         if not header:
             raise BadInput(f"{self.path}: is empty; it must hold rows with named columns")
         return [name.strip() for name in header]
 
-    def _lines(self, file: _Binary) -> Iterator[str]:
-        for number, line in enumerate(file, 1):
+    def _lines(self, lines: Iterable[bytes], before: int = 0) -> Iterator[str]:
+        for number, line in enumerate(lines, before + 1):
             try:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -121,15 +137,18 @@ class TableFile:
                 raise BadInput(f"{self.where(number)}: is no JSON object; each line holds one, such as {{…}}")
             yield number, row
 
-    def _records(self, file: _Binary, *, skip_header: bool) -> Iterator[tuple[int, list[str]]]:
+    def _records(
+        self, lines: Iterable[bytes], before: int = 0, width: int | None = None
+    ) -> Iterator[tuple[int, list[str]]]:
+        """Rows of `width` cells, or as many as the first has."""
+        text = self._lines(lines, before)
         reader = (
-            csv.reader(self._lines(file), strict=True)
+            csv.reader(text, strict=True)
             if self.kind == "csv"
-            else csv.reader(self._lines(file), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+            else csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
         )
-        width = None
         while True:
-            number = reader.line_num + 1
+            number = before + reader.line_num + 1
             try:
                 cells = next(reader, None)
             except csv.Error as error:
@@ -138,10 +157,7 @@ class TableFile:
                 return
             if not cells:
                 continue
-            if width is None:
-                width = len(cells)
-                if skip_header:
-                    continue
+            width = width or len(cells)
             if len(cells) != width:
                 raise BadInput(
                     f"{self.where(number)}: has {len(cells)} fields, the first line has {width}; mend or remove it"
@@ -151,7 +167,7 @@ class TableFile:
     def _parquet_rows(self, file: _Binary, columns: Sequence[str]) -> Rows:
         number = 0
         for batch in pq.ParquetFile(file).iter_batches(columns=list(columns)):
-            cells = [_plain(batch.column(column)).to_pylist() for column in columns]
+            cells = [plain(batch.column(column)).to_pylist() for column in columns]
             for row in zip(*cells, strict=True):
                 number += 1
                 yield number, row
@@ -163,7 +179,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         BadInput: if it cannot be read or is not UTF-8.
     """
-    with _readable(path), gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
+    with readable(path), gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
@@ -173,7 +189,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def sha256_of(path: Path) -> str:
     """Hash of a file's bytes."""
-    with _readable(path), path.open("rb") as file:
+    with readable(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -204,11 +220,19 @@ def as_time(value: Any) -> int | float | None:
             return None
 
 
+def as_rating(value: Any) -> float:
+    """A cell as a number, NaN when it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _plain(column: pa.Array) -> pa.Array:
+def plain(column: pa.Array) -> pa.Array:
     """Dates and times as integers, dictionaries unpacked."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
@@ -218,7 +242,8 @@ def _plain(column: pa.Array) -> pa.Array:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """What goes wrong in reading raises BadInput."""
     try:
         yield
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trainer.data.sources.files import as_rating
 
 
 class Times:
@@ -38,7 +39,6 @@ class Log:
         users, items: [interactions] indices.
         times: [interactions].
         ratings: [interactions], NaN where there is none; empty in a log without ratings.
-        dropped: interactions that went because their item is unknown.
     """
 
     user_index: dict[str, int] = field(default_factory=dict)
@@ -46,7 +46,6 @@ class Log:
     items: array[int] = field(default_factory=lambda: array("i"))
     times: Times = field(default_factory=Times)
     ratings: array[float] = field(default_factory=lambda: array("f"))
-    dropped: int = 0
 
     def append(self, user: str, item: int, time: int | float) -> None:
         """One more interaction."""
@@ -55,13 +54,14 @@ class Log:
         self.times.append(time)
 
     def append_rating(self, value: Any) -> None:
-        """The rating of the latest interaction, as the file has it; what is no finite number counts as none."""
-        try:
-            self.ratings.append(float(value))
-        except (TypeError, ValueError):
-            self.ratings.append(math.nan)
+        """The rating of the latest interaction, as the file has it."""
+        self.ratings.append(as_rating(value))
 
     def rating_array(self) -> NDArray[np.float32] | None:
         """[interactions]; None where no interaction has one."""
-        ratings = np.frombuffer(self.ratings, np.float32)
-        return None if np.isnan(ratings).all() else ratings
+        return known_ratings(np.frombuffer(self.ratings, np.float32))
+
+
+def known_ratings(ratings: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """[interactions]; None where all are NaN."""
+    return None if np.isnan(ratings).all() else ratings

@@ -5,16 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
+import pyarrow as pa
 from pydantic import Field
 
 from trainer.config import Section
 from trainer.data.sources.base import RawData, Source
+from trainer.data.sources.blocks import read_blocks
+from trainer.data.sources.cells import texts
 from trainer.data.sources.columns import Names, attribute_columns, find_column, guess_column
-from trainer.data.sources.files import KINDS, TableFile, as_text, as_time, kind_of
+from trainer.data.sources.files import KINDS, TableFile, kind_of
+from trainer.data.sources.interactions import InteractionColumns, read_interactions
 from trainer.data.sources.locate import locate
-from trainer.data.sources.log import Log
+from trainer.data.sources.log import known_ratings
+from trainer.data.strings import Strings
 from trainer.errors import BadInput
+
+_ITEMS_PER_BLOCK = 2**16
 
 
 class TableOptions(Section):
@@ -53,7 +59,9 @@ def read_tables(items_file: TableFile, interactions_file: TableFile, options: Ta
         BadInput: if a column is missing, or at a row that is malformed.
     """
     item_ids, attributes, rule = _read_items(items_file, options)
-    log = _read_interactions(interactions_file, item_ids, options)
+    columns = _interaction_columns(interactions_file, options)
+    refuse = options.unknown_items == "refuse"
+    log = read_interactions(interactions_file, columns, item_ids, refuse_unknown=refuse)
     rules = [rule]
     if options.file_order:
         rules.append("The rows of the source were taken as oldest first.")
@@ -63,12 +71,12 @@ def read_tables(items_file: TableFile, interactions_file: TableFile, options: Ta
     return RawData(
         item_ids=item_ids,
         attributes=attributes,
-        user_ids=list(log.user_index),
-        users=np.frombuffer(log.users, np.int32),
-        items=np.frombuffer(log.items, np.int32),
-        times=log.times.numpy(),
+        user_ids=log.user_ids,
+        users=log.users,
+        items=log.items,
+        times=log.times,
         dated=not options.file_order,
-        ratings=log.rating_array(),
+        ratings=known_ratings(log.ratings),
         source_files={file.path.name: file.sha256() for file in (items_file, interactions_file)},
         rules=rules,
         warnings=warnings,
@@ -83,70 +91,41 @@ def _locate(folder: Path | None, named: str | None, stem: str) -> Path:
     )
 
 
-def _read_items(file: TableFile, options: TableOptions) -> tuple[list[str], dict[str, list[str]], str]:
+def _read_items(file: TableFile, options: TableOptions) -> tuple[Strings, dict[str, Strings], str]:
     """Item ids, attributes by name, and a sentence that says which columns were used."""
     item_id = find_column("item_id", options.item_id, file.columns, file.path)
     others = [column for column in file.columns if column != item_id]
     title = find_column("title", options.title, others, file.path)
     columns = attribute_columns(others, title, options.attributes, file.path)
     seen: dict[str, int] = {}
-    attributes: dict[str, list[str]] = {name: [] for name in columns}
-    for number, (cell, *cells) in file.rows([item_id, *columns.values()]):
-        name = as_text(cell)
-        if not name:
-            raise BadInput(f"{file.where(number)}: has no item id in column {item_id!r}")
-        if name in seen:
-            raise BadInput(f"{file.where(number)}: item id {name!r} stands already at {seen[name]}; keep one of them")
-        seen[name] = number
-        for values, value in zip(attributes.values(), cells, strict=True):
-            values.append(as_text(value))
+    parts: list[list[pa.Array]] = [[] for _ in columns]
+    for block in read_blocks(file, [item_id, *columns.values()], _ITEMS_PER_BLOCK):
+        for number, name in zip(block.numbers.tolist(), texts(block.columns[0]).to_pylist(), strict=True):
+            if not name:
+                raise BadInput(f"{file.where(number)}: has no item id in column {item_id!r}")
+            if name in seen:
+                raise BadInput(
+                    f"{file.where(number)}: item id {name!r} stands already at {seen[name]}; keep one of them"
+                )
+            seen[name] = number
+        for part, cells in zip(parts, block.columns[1:], strict=True):
+            part.append(texts(cells))
     left = [column for column in others if column not in columns.values()]
     rule = f"Item sentences are made of {', '.join(columns)}" + (f"; {', '.join(left)} stayed out." if left else ".")
-    return list(seen), attributes, rule
+    attributes = {
+        name: Strings(pa.chunked_array(part, pa.large_string())) for name, part in zip(columns, parts, strict=True)
+    }
+    return Strings(seen), attributes, rule
 
 
-def _read_interactions(file: TableFile, item_ids: list[str], options: TableOptions) -> Log:
-    columns, rated = _interaction_columns(file, options)
-    item_index = {name: index for index, name in enumerate(item_ids)}
-    log = Log()
-    for number, cells in file.rows(columns):
-        user, item = as_text(cells[0]), as_text(cells[1])
-        index = item_index.get(item)
-        if not user or not item:
-            missing = columns[0 if not user else 1]
-            raise BadInput(f"{file.where(number)}: is empty in column {missing!r}; fill it or remove the row")
-        if index is None:
-            if options.unknown_items == "refuse":
-                raise BadInput(
-                    f"{file.where(number)}: item {item!r} is not in the items file; add it there, remove the row, or "
-                    "set unknown_items=drop"
-                )
-            log.dropped += 1
-            continue
-        time = number if options.file_order else as_time(cells[2])
-        if time is None:
-            raise BadInput(
-                f"{file.where(number)}: {cells[2]!r} in column {columns[2]!r} is no number; times are numbers that "
-                "rise, such as Unix seconds"
-            )
-        log.append(user, index, time)
-        if rated:
-            log.append_rating(cells[-1])
-    return log
-
-
-def _interaction_columns(file: TableFile, options: TableOptions) -> tuple[list[str], bool]:
-    """User, item, time unless the file's order tells it, rating if there is one; and whether there is one."""
-    columns = [
-        find_column("user_id", options.user_id, file.columns, file.path),
-        find_column("interaction_item_id", _item_column(file, options), file.columns, file.path),
-    ]
-    if not options.file_order:
-        columns.append(find_column("timestamp", options.timestamp, file.columns, file.path))
+def _interaction_columns(file: TableFile, options: TableOptions) -> InteractionColumns:
     rated = options.rating is not None or guess_column("rating", file.columns) is not None
-    if rated:
-        columns.append(find_column("rating", options.rating, file.columns, file.path))
-    return columns, rated
+    return InteractionColumns(
+        user=find_column("user_id", options.user_id, file.columns, file.path),
+        item=find_column("interaction_item_id", _item_column(file, options), file.columns, file.path),
+        time=None if options.file_order else find_column("timestamp", options.timestamp, file.columns, file.path),
+        rating=find_column("rating", options.rating, file.columns, file.path) if rated else None,
+    )
 
 
 def _item_column(file: TableFile, options: TableOptions) -> str | None:
