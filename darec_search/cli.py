@@ -69,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
 
     data = commands.add_parser("data", help="prepare and show datasets").add_subparsers(required=True)
     prepare = data.add_parser("prepare", help="raw data to a dataset folder", add_help=False)
-    prepare.add_argument("--format", required=True, help="table or synthetic")
-    prepare.add_argument("--out", required=True, type=Path, help="dataset folder")
+    prepare.add_argument("--format", help="amazon, recbole, recformer, synthetic, table or unisrec")
+    prepare.add_argument("--out", type=Path, help="dataset folder to write")
     prepare.add_argument("-h", "--help", action="store_true", help="show this and the format's own options")
     _verbose(prepare)
     prepare.set_defaults(command=_data_prepare, parser=prepare)
@@ -152,32 +152,43 @@ def _print_json(document: Any) -> None:
 
 def _data_prepare(parsed: argparse.Namespace, rest: list[str]) -> None:
     """`rest` is the source and the options of the format, which are known only once the format is."""
-    from trainer.data.filters import FilterOptions
     from trainer.data.prepare import prepare
-    from trainer.data.sources import SOURCES
 
-    if parsed.format not in SOURCES:
-        raise BadInput(f"--format {parsed.format!r} is unknown; the formats are {', '.join(sorted(SOURCES))}")
-    options = argparse.ArgumentParser(
-        parents=[parsed.parser], prog="darec-search data prepare", conflict_handler="resolve"
-    )
-    options.add_argument("source", nargs="?", type=Path, help="folder or file to read; none for synthetic")
-    group = options.add_argument_group(f"options of {parsed.format}")
-    fields = {**SOURCES[parsed.format].options.model_fields, **FilterOptions.model_fields}
-    for name, field in fields.items():
-        flag = f"--{name.replace('_', '-')}"
-        if field.annotation is bool:
-            group.add_argument(flag, dest=f"option_{name}", action="store_const", const=True, help=field.description)
-        else:
-            group.add_argument(flag, dest=f"option_{name}", metavar=name.upper(), help=field.description)
-    if parsed.help:
-        options.print_help()
+    if parsed.help and parsed.format is None:
+        parsed.parser.print_help()
+        console.print("\nWith a format, --help shows its options and the filters.", highlight=False)
         return
-    found = vars(options.parse_args(["--format", parsed.format, "--out", str(parsed.out), *rest]))
-    chosen = {name: found[f"option_{name}"] for name in fields if found[f"option_{name}"] is not None}
+    parser, names = _prepare_parser(parsed)
+    if parsed.help:
+        parser.print_help()
+        return
+    if parsed.out is None:
+        raise BadInput("--out is missing; name the dataset folder to write")
+    found = vars(parser.parse_args(["--format", parsed.format, "--out", str(parsed.out), *rest]))
+    chosen = {name: found[f"option_{name}"] for name in names if found[f"option_{name}"] is not None}
     with console.status(f"preparing {parsed.out}"):
         prepare(parsed.format, found["source"], parsed.out, **chosen)
     _show_dataset(parsed.out, as_json=False)
+
+
+def _prepare_parser(parsed: argparse.Namespace) -> tuple[argparse.ArgumentParser, list[str]]:
+    """A parser with the options of the format and the filters, and the names of these options."""
+    from darec_search.options import add_options
+    from trainer.data.filters import FilterOptions
+    from trainer.data.sources import SOURCES
+
+    if parsed.format not in SOURCES:
+        named = "--format is missing" if parsed.format is None else f"--format {parsed.format!r} is unknown"
+        raise BadInput(f"{named}; the formats are {', '.join(sorted(SOURCES))}")
+    parser = argparse.ArgumentParser(
+        parents=[parsed.parser],
+        prog="darec-search data prepare",
+        usage=f"%(prog)s [source] --format {parsed.format} --out OUT [options]",
+        conflict_handler="resolve",
+    )
+    parser.add_argument("source", nargs="?", type=Path, help="folder to read; none for synthetic")
+    names = add_options(parser, f"format {parsed.format}", SOURCES[parsed.format].options)
+    return parser, names + add_options(parser, "filters", FilterOptions)
 
 
 def _data_show(parsed: argparse.Namespace, rest: list[str]) -> None:

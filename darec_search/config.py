@@ -27,7 +27,7 @@ from trainer.errors import BadInput
 class PrepareConfig(Section):
     """How the dataset folder is made when it is not there yet (`darec-search data prepare`)."""
 
-    format: str = Field(description="Source format: `table` or `synthetic`.")
+    format: str = Field(description="Source format, as in `data prepare --format`.")
     source: str | None = Field(None, description="Folder or file to read; not needed for `synthetic`.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the format, as on the command line.")
 

@@ -13,6 +13,8 @@ from tiny_studies import USERS, study_document, study_file
 
 from darec_search import cli
 from trainer.data.dataset import Dataset
+from trainer.data.filters import FilterOptions
+from trainer.data.sources import SOURCES
 
 
 def run_json(capsys, *arguments):
@@ -62,9 +64,23 @@ def test_a_format_without_a_source_takes_its_options_too(capsys, tmp_path):
     assert run_json(capsys, "data", "show", tmp_path / "out", "--json")["users"] == 90
 
 
-def test_help_of_a_format_lists_its_options(capsys):
-    assert cli.main(["data", "prepare", "--format", "table", "--out", "x", "--help"]) == 0
-    assert "--interaction-item-id" in capsys.readouterr().out
+@pytest.mark.parametrize("format", SOURCES)
+def test_help_of_a_format_lists_its_options(capsys, format):
+    assert cli.main(["data", "prepare", "--format", format, "-h"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for section in (SOURCES[format].options, FilterOptions):
+        for name, field in section.model_fields.items():
+            assert f"--{name.replace('_', '-')} " in shown
+            assert " ".join(field.description.split()) in shown
+    assert "--duplicates {keep,first,last}" in shown
+    assert "--k-core N" in shown
+    assert "--since VALUE" in shown
+
+
+def test_help_without_a_format_names_them_all(capsys):
+    assert cli.main(["data", "prepare", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(format in shown for format in SOURCES)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +92,7 @@ def test_help_of_a_format_lists_its_options(capsys):
         ["run", "study.yaml", "--fast"],
         ["data", "prepare", "--format", "synthetic", "--out", "x", "--userz", "3"],
         ["data", "prepare", "--format", "synthetic"],
+        ["data", "prepare", "--out", "x"],
         ["recommend", "model"],
         ["recommend", "model", "--history", "a", "--histories", "b"],
         ["recommend", "model", "--history", "a", "--top", "many"],

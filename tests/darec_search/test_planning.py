@@ -1,8 +1,11 @@
+from datetime import date
+
 import pytest
 from tiny_studies import LAYERS, USERS, study_config
 
 from darec_search import pipeline, planning
 from darec_search.study import Study
+from trainer.data.prepare import prepare
 from trainer.errors import BadInput
 
 
@@ -48,6 +51,29 @@ def test_a_dataset_of_another_recipe_is_refused(shop, recipe):
     with pytest.raises(BadInput, match="was prepared in another way"):
         planning.open_dataset(study_config(shop, data=data))
     planning.open_dataset(study_config(shop, data={**data, "prepare": None}))
+
+
+def test_a_recipe_may_be_written_in_other_words(shop, tmp_path):
+    (tmp_path / "items.csv").write_text("id,title\n" + "".join(f"{item},thing {item}\n" for item in "abcd"))
+    rows = [
+        f"u{user},{'abcd'[(user + day) % 4]},{1_514_764_800 + 86_400 * day}" for user in range(5) for day in range(5)
+    ]
+    (tmp_path / "interactions.csv").write_text("\n".join(["user,item,time", *rows]) + "\n")
+    thresholds = {"min_item_interactions": 3, "min_user_interactions": 3}
+    prepare("table", tmp_path, tmp_path / "data", since="2018-01-02", **thresholds)
+    for options, same in (
+        ({"k_core": "3", "since": date(2018, 1, 2)}, True),
+        ({"min_length": 3, "min_item_interactions": 3, "since": "2018-01-02T00:00", "duplicates": "keep"}, True),
+        ({"k_core": 3}, False),
+        ({"k_core": 3, "since": "2018-01-02", "duplicates": "last"}, False),
+    ):
+        recipe = {"format": "table", "source": str(tmp_path), "options": options}
+        config = study_config(shop, data={"path": str(tmp_path / "data"), "prepare": recipe})
+        if same:
+            assert planning.open_dataset(config).n_users == 5
+        else:
+            with pytest.raises(BadInput, match="was prepared in another way"):
+                planning.open_dataset(config)
 
 
 def test_problems_that_need_the_data_are_told_together(shop):

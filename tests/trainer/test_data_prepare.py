@@ -146,7 +146,7 @@ def test_an_earlier_dataset_is_replaced_but_no_other_folder(tmp_path):
 
 
 def test_unknown_format(tmp_path):
-    with pytest.raises(BadInput, match="format 'xml' is unknown; the formats are synthetic, table"):
+    with pytest.raises(BadInput, match=r"format 'xml' is unknown; the formats are amazon, .*, table, unisrec$"):
         prepare("xml", None, tmp_path / "data")
 
 

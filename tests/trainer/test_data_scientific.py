@@ -32,6 +32,7 @@ def test_counts(scientific):
     assert manifest.train_interactions == 42543
     assert sum(manifest.removed.values()) == 0
     assert manifest.warnings == []
+    assert manifest.fingerprint.startswith("bf2ba9372d48")
     figures = manifest.figures
     assert [figures[f"length_{q}%"] for q in (0, 25, 50, 75, 95, 99, 100)] == [5, 5, 6, 8, 13, 20, 80]
     assert [figures[f"item_interactions_{q}%"] for q in (0, 50, 100)] == [5, 8, 490]

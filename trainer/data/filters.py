@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from trainer.config import Positive, Section
+from trainer.config import Positive
 from trainer.data.ragged import Ragged
+from trainer.data.selection import SelectionOptions, select
 from trainer.data.sources.base import RawData
 from trainer.errors import BadInput
 
 _FEWEST_USERS = _FEWEST_ITEMS = 2
+_SHORTHANDS = {
+    "k_core": ("min_item_interactions", "min_user_interactions"),
+    "min_length": ("min_user_interactions",),
+}
 
 
-class FilterOptions(Section):
-    """Thresholds of the filters."""
+class FilterOptions(SelectionOptions):
+    """Which interactions, items and users stay; the same for every format."""
 
     min_item_interactions: Positive = Field(4, description="Items with fewer interactions go.")
     min_user_interactions: Annotated[int, Field(ge=3)] = Field(
         4, description="Users with fewer interactions go; at least 3, since the split holds two out."
     )
+    min_length: int | None = Field(
+        None, exclude=True, description="The same as min_user_interactions: the least length of a history."
+    )
+    k_core: int | None = Field(None, exclude=True, description="Both thresholds at once.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_shorthands(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Equal filters are equal options, however they were written."""
+        resolved = {name: value for name, value in options.items() if value is not None}
+        for shorthand, names in _SHORTHANDS.items():
+            if shorthand in resolved:
+                both = sorted(set(resolved) & {*names, *_SHORTHANDS} - {shorthand})
+                if both:
+                    raise ValueError(f"{shorthand} says {' and '.join(names)}; leave out {' and '.join(both)}")
+                resolved |= dict.fromkeys(names, resolved[shorthand])
+        return resolved
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +57,7 @@ class Kept:
         users: [kept users] indices into the raw users, rising.
         histories: per kept user, positions in `items`, oldest first.
         removed: what each filter took, by its name.
+        rules: what was chosen by date, rating and repetition, one sentence each.
         warnings: about ties in time.
     """
 
@@ -42,17 +65,20 @@ class Kept:
     users: NDArray[np.integer]
     histories: Ragged
     removed: dict[str, int]
+    rules: list[str]
     warnings: list[str]
 
 
 def apply_filters(raw: RawData, options: FilterOptions) -> Kept:
-    """Untitled items out, then rare items and short users, again and again until nothing changes.
+    """What `select` leaves, untitled items out, then rare items and short users until nothing changes.
 
     Raises:
         BadInput: if fewer than two users or items are left.
     """
     titled = np.array([bool(title.strip()) for title in raw.attributes["title"]], bool)
-    keep, removed = _iterate(raw, titled, options)
+    selection = select(raw, options)
+    keep, removed = _iterate(raw, selection.keep & titled[raw.items], options)
+    removed = {**selection.removed, "items_without_title": int((~titled).sum()), **removed}
     users, items, times = raw.users[keep], raw.items[keep], raw.times[keep]
     kept_items, kept_users = (np.flatnonzero(np.bincount(part)) for part in (items, users))
     removed["items_without_interactions"] = (
@@ -65,14 +91,11 @@ def apply_filters(raw: RawData, options: FilterOptions) -> Kept:
     order = np.lexsort((times, users))
     lengths = np.bincount(users, minlength=len(raw.user_ids))[kept_users]
     histories = Ragged.from_lengths(np.searchsorted(kept_items, items[order]), lengths)
-    return Kept(kept_items, kept_users, histories, removed, _tie_warnings(times[order], histories))
+    return Kept(kept_items, kept_users, histories, removed, selection.rules, _tie_warnings(times[order], histories))
 
 
-def _iterate(
-    raw: RawData, titled: NDArray[np.bool_], options: FilterOptions
-) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """A mask over the interactions, and how many items and users each rule took."""
-    keep = titled[raw.items]
+def _iterate(raw: RawData, keep: NDArray[np.bool_], options: FilterOptions) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """What stays of the mask `keep`, [interactions], and how many items and users went."""
     rare_items: set[int] = set()
     short_users: set[int] = set()
     while True:
@@ -87,20 +110,22 @@ def _iterate(
         if not rare.any() and not short.any():
             break
     return keep, {
-        "items_without_title": int((~titled).sum()),
         "items_with_too_few_interactions": len(rare_items),
         "users_with_too_few_interactions": len(short_users),
     }
 
 
 def _too_few(raw: RawData, users: int, items: int, removed: dict[str, int], options: FilterOptions) -> str:
+    others = ("interactions", *(name for name in removed if name.startswith(("items", "users"))))
+    chosen = "".join(f"{count} {name.replace('_', ' ')}, " for name, count in removed.items() if name not in others)
     return (
         f"too little data: of {len(raw.user_ids)} users, {len(raw.item_ids)} items and {len(raw.items)} interactions "
         f"{users} users and {items} items are left (at least {_FEWEST_USERS} and {_FEWEST_ITEMS} are needed) after "
-        f"{removed['items_without_title']} items without a title, {removed['items_with_too_few_interactions']} items "
-        f"with fewer than {options.min_item_interactions} interactions and "
-        f"{removed['users_with_too_few_interactions']} users with fewer than {options.min_user_interactions} went; "
-        "lower min_item_interactions or min_user_interactions, or bring more data"
+        f"{chosen}{removed['items_without_title']} items without a title, "
+        f"{removed['items_with_too_few_interactions']} items with fewer than {options.min_item_interactions} "
+        f"interactions and {removed['users_with_too_few_interactions']} users with fewer than "
+        f"{options.min_user_interactions} went; lower min_item_interactions or min_user_interactions, or bring more "
+        "data"
     )
 
 

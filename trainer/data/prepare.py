@@ -74,7 +74,7 @@ def resolve_options(format: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_written(filters: FilterOptions, source: Section) -> dict[str, Any]:
-    return source.model_dump(mode="json", exclude_none=True) | filters.model_dump(mode="json")
+    return {**source.model_dump(mode="json", exclude_none=True), **filters.model_dump(mode="json", exclude_none=True)}
 
 
 def _check_out(out: Path) -> None:
@@ -94,8 +94,12 @@ def _split_options(format: str, options: Mapping[str, Any], kind: type[Section])
         filters = FilterOptions(**{name: options[name] for name in FilterOptions.model_fields if name in options})
         return filters, kind(**{name: options[name] for name in kind.model_fields if name in options})
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, p['loc']))}: {p['msg']}, got {p['input']!r}" for p in error.errors())
-        raise BadInput(f"options of format {format}: {'; '.join(problems)}") from error
+        raise BadInput(f"options of format {format}: {'; '.join(map(_problem, error.errors()))}") from error
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    message = str(error.get("ctx", {}).get("error", error["msg"]))
+    return f"{'.'.join(map(str, error['loc']))}: {message}, got {error['input']!r}" if error["loc"] else message
 
 
 def _write(
@@ -133,7 +137,7 @@ def _write(
         interactions=len(kept.histories.values),
         train_interactions=len(train.values),
         figures=_figures(kept.histories, train, len(item_ids)),
-        rules=raw.rules + _rules(options),
+        rules=raw.rules + kept.rules + _rules(options),
         removed=kept.removed,
         warnings=raw.warnings + kept.warnings,
         source_files=raw.source_files,
@@ -145,13 +149,14 @@ def _write(
 
 
 def _rules(options: Mapping[str, Any]) -> list[str]:
+    repeats = [] if "duplicates" in options else ["Repeated interactions of a user with an item stayed."]
     return [
         "Items without a title went.",
         f"Items with fewer than {options['min_item_interactions']} and users with fewer than "
         f"{options['min_user_interactions']} interactions went, again and again until nothing changed.",
         "Items without any interaction left went.",
         "Interactions were sorted by time within a user, stably: equal times keep the order of the source.",
-        "Repeated interactions of a user with an item stayed.",
+        *repeats,
         "Leave-one-out: a user's last interaction is the test item, the one before the validation item, the rest the "
         "training part.",
     ]

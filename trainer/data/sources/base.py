@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 
 from trainer.config import Section
 
+OWN_SPLIT = (
+    "The source brings a split: a user's last interaction is its test item, the one before its validation item. Joined "
+    "to whole histories, leave-one-out gives that split again for every user of whom no filter takes an interaction."
+)
+"""The rule of a source whose parts are joined before they are split."""
+
 
 @dataclass(frozen=True, eq=False)
 class RawData:
@@ -24,6 +30,8 @@ class RawData:
         users: [interactions] user indices, in file order.
         items: [interactions] item indices.
         times: [interactions] integers or floats that rise with time within a user.
+        dated: whether `times` are the source's own; False where they only count the rows.
+        ratings: [interactions], NaN where a row has none; None for a source without ratings.
         source_files: file name → SHA-256 of its bytes.
         rules: what reading did, one sentence each.
         warnings: what a reader should know, one sentence each.
@@ -35,6 +43,8 @@ class RawData:
     users: NDArray[np.int32]
     items: NDArray[np.int32]
     times: NDArray[Any]
+    dated: bool = True
+    ratings: NDArray[np.float32] | None = None
     source_files: dict[str, str] = field(default_factory=dict)
     rules: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trainer.data.ragged import integers
 from trainer.data.sources.blocks import Column
-from trainer.data.sources.files import as_text, as_time
+from trainer.data.sources.files import as_rating, as_text, as_time
 
 # What Arrow and Python read alike; anything else is left to Python.
 _WHOLE = r"^-?[0-9]{1,18}$"
@@ -47,6 +47,15 @@ def times(column: Column) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         return np.array(values, np.int64 if whole else np.float64), bad
     except OverflowError:
         return np.array(values, np.float64), bad
+
+
+def ratings(column: Column) -> NDArray[np.float32]:
+    """`as_rating` of every cell."""
+    fast = _numbers(column)
+    if fast is not None:
+        return fast.astype(np.float32)
+    cells = column.to_pylist() if isinstance(column, pa.Array) else column
+    return np.array([as_rating(cell) for cell in cells], np.float32)
 
 
 def flags(mask: pa.Array) -> NDArray[np.bool_]:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from trainer.errors import BadInput
 
@@ -26,9 +29,10 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "ts",
         "order",
     ),
+    "rating": ("rating", "overall", "stars", "score"),
     "title": ("title", "itemtitle", "producttitle", "movietitle", "booktitle", "name", "itemname", "productname"),
     "brand": ("brand", "brandname", "manufacturer", "store"),
-    "categories": ("categories", "category", "itemcategory", "genres", "genre"),
+    "categories": ("categories", "category", "itemcategory", "genres", "genre", "class"),
 }
 """What each column is looked for as, best first."""
 
@@ -48,6 +52,14 @@ LEFT_OUT = frozenset((*_COPIES, *_LINKS, *_LISTS))
 """Item columns that are no attribute unless they are asked for: copies of the text, links, lists of other items."""
 
 RESERVED = ("id", "sentence")
+
+
+def split_at_commas(value: Any) -> Any:
+    """`a, b` as its parts, since a command line has no lists."""
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(split_at_commas)]
 
 
 def find_column(role: str, chosen: str | None, columns: Sequence[str], path: Path) -> str:

@@ -40,13 +40,14 @@ class TableFile:
     Args:
         path: a file whose name ends in a known kind.
         scan: how many rows to look at for the columns of a jsonl file; None for all.
+        kind: one of `KINDS`, for a file whose name does not tell.
 
     Raises:
         BadInput: if the file cannot be read, has no rows' names, or a name twice.
     """
 
-    def __init__(self, path: Path, scan: int | None = None) -> None:
-        kind = kind_of(path)
+    def __init__(self, path: Path, scan: int | None = None, kind: str | None = None) -> None:
+        kind = kind or kind_of(path)
         if kind is None:
             raise BadInput(f"{path}: the name must end in {', '.join('.' + kind for kind in KINDS)}, or that and .gz")
         self.path, self.kind = path, kind
@@ -91,8 +92,7 @@ class TableFile:
 
     def sha256(self) -> str:
         """Hash of the file's bytes."""
-        with readable(self.path), self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(self.path)
 
     @contextmanager
     def open(self) -> Iterator[_Binary]:
@@ -173,6 +173,26 @@ class TableFile:
                 yield number, row
 
 
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 text file, also .gz, without their ends, counted from 1.
+
+    Raises:
+        BadInput: if it cannot be read or is not UTF-8.
+    """
+    with readable(path), gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise BadInput(f"{path}, line {number}: is not UTF-8 text; save the file as UTF-8") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with readable(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def as_text(value: Any) -> str:
     """A cell as text: "" for what is missing, lists joined by spaces, whole floats without their point."""
     if isinstance(value, str):
@@ -198,6 +218,14 @@ def as_time(value: Any) -> int | float | None:
             return _finite(float(value))
         except (TypeError, ValueError):
             return None
+
+
+def as_rating(value: Any) -> float:
+    """A cell as a number, NaN when it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _finite(value: float) -> float | None:

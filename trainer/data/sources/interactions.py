@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from trainer.data.ragged import integers
 from trainer.data.sources.blocks import Block, Column, read_blocks
-from trainer.data.sources.cells import flags, take, texts, times
+from trainer.data.sources.cells import flags, ratings, take, texts, times
 from trainer.data.sources.files import TableFile
 from trainer.data.strings import Strings
 from trainer.errors import BadInput
@@ -59,6 +59,7 @@ class Interactions:
         user_ids: in the order of the first interaction.
         users, items: [interactions] indices.
         times: [interactions] exact integers, or doubles if any is a fraction.
+        ratings: [interactions], NaN where there is none.
         dropped: interactions that were left out because their item is unknown.
     """
 
@@ -66,6 +67,7 @@ class Interactions:
     users: NDArray[np.int32]
     items: NDArray[np.int32]
     times: NDArray[Any]
+    ratings: NDArray[np.float32]
     dropped: int
 
 
@@ -76,6 +78,12 @@ class InteractionColumns:
     user: str
     item: str
     time: str | None
+    rating: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Those that are there, in this order."""
+        return [name for name in (self.user, self.item, self.time, self.rating) if name is not None]
 
 
 def read_interactions(
@@ -88,21 +96,20 @@ def read_interactions(
             refused, or whose time is no number.
     """
     user_ids, items = Vocabulary(), Vocabulary(item_ids)
-    parts = [(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64))]
+    parts = [(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32))]
     dropped = 0
-    wanted = [columns.user, columns.item, *([columns.time] if columns.time else [])]
-    for block in read_blocks(file, wanted, _ROWS_PER_BLOCK):
-        users, indices, moments = _known(file, columns, block, items, refuse_unknown)
-        parts.append((user_ids.add(users), indices, moments))
+    for block in read_blocks(file, columns.names, _ROWS_PER_BLOCK):
+        users, indices, moments, rated = _known(file, columns, block, items, refuse_unknown)
+        parts.append((user_ids.add(users), indices, moments, rated))
         dropped += len(block.numbers) - len(indices)
-    users, indices, moments = map(np.concatenate, zip(*parts, strict=True))
-    return Interactions(user_ids.texts, users, indices, moments, dropped)
+    users, indices, moments, rated = map(np.concatenate, zip(*parts, strict=True))
+    return Interactions(user_ids.texts, users, indices, moments, rated, dropped)
 
 
 def _known(
     file: TableFile, columns: InteractionColumns, block: Block, items: Vocabulary, refuse_unknown: bool
-) -> tuple[pa.Array, NDArray[np.int32], NDArray[Any]]:
-    """User ids, item indices and times of a block's rows with known items, once no row is wrong."""
+) -> tuple[pa.Array, NDArray[np.int32], NDArray[Any], NDArray[np.float32]]:
+    """User ids, item indices, times and ratings of a block's rows with known items, once no row is wrong."""
     users, names = texts(block.columns[0]), texts(block.columns[1])
     indices = items.find(names)
     known = np.flatnonzero(indices >= 0)
@@ -117,7 +124,8 @@ def _known(
     if row < len(indices):
         complaint = _complaint(columns, users[row].as_py(), names[row].as_py(), indices[row] < 0, block.columns, row)
         raise BadInput(f"{file.where(int(block.numbers[row]))}: {complaint}")
-    return take(users, known), indices[known], moments
+    rated = ratings(take(block.columns[-1], known)) if columns.rating else np.full(len(known), np.nan, np.float32)
+    return take(users, known), indices[known], moments, rated
 
 
 def _complaint(

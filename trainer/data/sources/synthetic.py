@@ -181,6 +181,7 @@ def _read(path: Path | None, options: SyntheticOptions) -> RawData:
         users=np.repeat(np.arange(options.users, dtype=np.int32), lengths),
         items=np.concatenate(histories).astype(np.int32),
         times=np.concatenate([np.arange(length) for length in lengths]),
+        dated=False,
         rules=[f"Drew a synthetic shop of {options.items} items and {options.users} users, seed {options.seed}."],
     )
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from trainer.config import Section
 from trainer.data.sources.base import RawData, Source
 from trainer.data.sources.blocks import read_blocks
 from trainer.data.sources.cells import texts
-from trainer.data.sources.columns import attribute_columns, find_column, guess_column
+from trainer.data.sources.columns import Names, attribute_columns, find_column, guess_column
 from trainer.data.sources.files import KINDS, TableFile, kind_of
 from trainer.data.sources.interactions import InteractionColumns, read_interactions
+from trainer.data.sources.locate import locate
+from trainer.data.sources.log import known_ratings
 from trainer.data.strings import Strings
 from trainer.errors import BadInput
 
@@ -22,7 +24,7 @@ _ITEMS_PER_BLOCK = 2**16
 
 
 class TableOptions(Section):
-    """Files and column names; what is left out is found by itself (`columns.SYNONYMS`)."""
+    """Two files of rows, and the names of their columns where they are unusual (`columns.SYNONYMS` are found)."""
 
     items: str | None = Field(None, description="Items file; `items.*` in the source folder when absent.")
     interactions: str | None = Field(
@@ -30,7 +32,7 @@ class TableOptions(Section):
     )
     item_id: str | None = Field(None, description="Column of the item's id in the items file.")
     title: str | None = Field(None, description="Column of the item's title.")
-    attributes: tuple[str, ...] | None = Field(
+    attributes: Names | None = Field(
         None,
         description="Item columns that enter the sentence beside the title, also as `a,b`; when absent all but copies "
         "of the text, links and lists of other items (`columns.LEFT_OUT`).",
@@ -38,20 +40,24 @@ class TableOptions(Section):
     user_id: str | None = Field(None, description="Column of the user's id in the interactions file.")
     interaction_item_id: str | None = Field(None, description="Column of the item's id in the interactions file.")
     timestamp: str | None = Field(None, description="Column of a number that rises with time.")
+    rating: str | None = Field(None, description="Column of the rating, for `min_rating`.")
     file_order: bool = Field(False, description="Rows are oldest first for every user; no timestamp is read.")
     unknown_items: Literal["refuse", "drop"] = Field(
         "refuse", description="What to do with an interaction whose item the items file lacks."
     )
 
-    @field_validator("attributes", mode="before")
-    @classmethod
-    def _split_at_commas(cls, value: Any) -> Any:
-        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
-
 
 def _read(path: Path | None, options: TableOptions) -> RawData:
     items_file = TableFile(_locate(path, options.items, "items"))
-    interactions_file = TableFile(_locate(path, options.interactions, "interactions"), scan=1)
+    return read_tables(items_file, TableFile(_locate(path, options.interactions, "interactions"), scan=1), options)
+
+
+def read_tables(items_file: TableFile, interactions_file: TableFile, options: TableOptions) -> RawData:
+    """Items and interactions of two files of rows, whatever their kind.
+
+    Raises:
+        BadInput: if a column is missing, or at a row that is malformed.
+    """
     item_ids, attributes, rule = _read_items(items_file, options)
     columns = _interaction_columns(interactions_file, options)
     refuse = options.unknown_items == "refuse"
@@ -69,6 +75,8 @@ def _read(path: Path | None, options: TableOptions) -> RawData:
         users=log.users,
         items=log.items,
         times=log.times,
+        dated=not options.file_order,
+        ratings=known_ratings(log.ratings),
         source_files={file.path.name: file.sha256() for file in (items_file, interactions_file)},
         rules=rules,
         warnings=warnings,
@@ -77,21 +85,10 @@ def _read(path: Path | None, options: TableOptions) -> RawData:
 
 def _locate(folder: Path | None, named: str | None, stem: str) -> Path:
     """The file named by an option, or the only one of that stem in the source folder."""
-    if named is not None:
-        return folder / named if folder is not None and folder.is_dir() else Path(named)
-    if folder is None:
-        raise BadInput(f"format table needs a source folder with {stem}.*, or the option {stem}")
-    if not folder.is_dir():
-        state = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise BadInput(f"{folder}: {state}; name a folder with items.* and interactions.*, or both files by option")
-    candidates = sorted(file for file in folder.glob(f"{stem}.*") if kind_of(file))
-    if not candidates:
-        kinds = ", ".join(KINDS)
-        raise BadInput(f"{folder}: has no {stem} file; it must hold {stem}.* ({kinds}, each also .gz)")
-    if len(candidates) > 1:
-        names = " and ".join(file.name for file in candidates)
-        raise BadInput(f"{folder}: holds {names}; say which one by the option {stem}")
-    return candidates[0]
+    expected = f"{stem}.* ({', '.join(KINDS)}, each also .gz)"
+    return locate(
+        folder, named, stem, expected, lambda name: name.startswith(f"{stem}.") and kind_of(Path(name)) is not None
+    )
 
 
 def _read_items(file: TableFile, options: TableOptions) -> tuple[Strings, dict[str, Strings], str]:
@@ -122,10 +119,12 @@ def _read_items(file: TableFile, options: TableOptions) -> tuple[Strings, dict[s
 
 
 def _interaction_columns(file: TableFile, options: TableOptions) -> InteractionColumns:
+    rated = options.rating is not None or guess_column("rating", file.columns) is not None
     return InteractionColumns(
         user=find_column("user_id", options.user_id, file.columns, file.path),
         item=find_column("interaction_item_id", _item_column(file, options), file.columns, file.path),
         time=None if options.file_order else find_column("timestamp", options.timestamp, file.columns, file.path),
+        rating=find_column("rating", options.rating, file.columns, file.path) if rated else None,
     )
 
 
