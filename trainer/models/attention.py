@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
-from trainer.models.streams import Segments
+from trainer.models.masks import Segments
 
 QKV = tuple[Tensor, Tensor, Tensor]
 """Queries [Q, H, D], keys [T, G, D], values [T, G, D]."""
