@@ -94,7 +94,7 @@ def test_two_workers_train_what_one_trains(tmp_path):
     executions = {
         "plain": {},
         "parts": {"accumulation": 2, "checkpoint_steps": 1},
-        "sharded": {"accumulation": 2, "shard_backbone": True},
+        "sharded": {"accumulation": 2, "shard_backbone": True, "checkpoint_activations": True},
     }
     optimization = {"epochs": 2, "batch_size": 149, "learning_rate": 3e-3}
     configs = {
