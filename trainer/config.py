@@ -166,7 +166,8 @@ class ExecutionConfig(Section):
     """How the machine computes; what is computed stays the same."""
 
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Type of the frozen weights and of matrix products; adapters and optimiser keep float32."
+        "float32",
+        description="Type of the frozen matrices and of matrix products; adapters and optimiser keep float32.",
     )
     compile: bool = Field(False, description="`torch.compile` the layers; without a compiler they run as they are.")
     checkpoint_activations: bool = Field(
@@ -180,7 +181,9 @@ class ExecutionConfig(Section):
     )
     deterministic: bool = Field(False, description="Refuse operations whose result may differ from run to run.")
     shard_backbone: bool = Field(
-        False, description="Spread the frozen weights over the workers (FSDP2), for a backbone too large for one GPU."
+        False,
+        description="Spread the frozen layers over the workers (FSDP2), for a backbone too large for one GPU; "
+        "no effect with one worker.",
     )
 
 

@@ -105,6 +105,8 @@ def to_step_input(batch: Batch, packer: StreamPacker, device: str) -> StepInput:
 
 def to_device(step: StepInput, device: str) -> StepInput:
     """The same step on another device; from page-locked memory without waiting for the copy."""
+    if step.targets.device == torch.device(device):
+        return step
     moved: StepInput = _mapped(step, lambda part: part.to(device, non_blocking=True), device)
     return moved
 

@@ -40,14 +40,17 @@ class Workers:
         Returns:
             The sum of `figures`.
         """
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        if self.world > 1:
-            flat = torch.cat([*(grad.flatten() for grad in grads), figures])
-            distributed.all_reduce(flat)
-            *parts, figures = flat.split([*(grad.numel() for grad in grads), len(figures)])
-            grads = [part.view_as(grad) for part, grad in zip(parts, grads, strict=True)]
-        for parameter, grad in zip(parameters, grads, strict=True):
-            parameter.grad = grad
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if self.world == 1:
+            return figures
+        grads = [torch.as_tensor(parameter.grad) for parameter in parameters]
+        flat = torch.cat([*(grad.flatten() for grad in grads), figures])
+        distributed.all_reduce(flat)
+        *parts, figures = flat.split([*(grad.numel() for grad in grads), len(figures)])
+        for parameter, grad, part in zip(parameters, grads, parts, strict=True):
+            parameter.grad = part.view_as(grad)
         return figures
 
     def from_first(self, numbers: Sequence[int], device: str) -> list[int]:
