@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -25,7 +24,7 @@ from trainer.training.optimizer import apply_step, create_optimizer, set_learnin
 from trainer.training.precision import autocast
 from trainer.training.pretrain import pretrain_collaborative
 from trainer.training.result import Row, write_atomic
-from trainer.training.sharding import in_step, is_sharded, shard_backbone
+from trainer.training.sharding import is_sharded, shard_backbone
 from trainer.training.warm import Materials
 from trainer.training.workers import Workers
 
@@ -153,17 +152,15 @@ class Training:
     def _evaluate(self, losses: dict[str, float]) -> None:
         dataset = self.materials.dataset
         self.model.eval()
-        packer, workers = self.materials.packer, self.workers
-        together = in_step(self.model, packer, workers, self.device) if self.sharded else nullcontext(workers)
-        with autocast(self.config.execution.precision, self.device), together as workers:
+        with autocast(self.config.execution.precision, self.device):
             ranks = rank_targets(
                 self.model,
-                packer,
+                self.materials.packer,
                 dataset.train,
                 dataset.validation,
                 max_items=self.config.data.max_items,
                 device=self.device,
-                workers=workers,
+                workers=self.workers,
             )
         metrics = ranking_metrics(ranks)
         progress = self.progress
