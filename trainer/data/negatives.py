@@ -20,7 +20,7 @@ from trainer.config import NegativesConfig
 from trainer.data.dataset import Dataset
 from trainer.data.item_vectors import encoder_digest, factorise, text_vectors
 from trainer.data.nearest import QUERIES, ExactSearch, IndexSearch, Search
-from trainer.data.ragged import Ragged
+from trainer.data.ragged import Ragged, save_parts
 from trainer.device import default_device
 
 FEWEST = 5
@@ -56,16 +56,16 @@ def hard_negatives(dataset: Dataset, config: NegativesConfig, cache: Path, devic
         "encoder": encoder_digest(config.encoder),
     }
     device = device or default_device()
-    folder = cached(cache, "negatives", key, lambda folder: _mine(dataset, config, device).save(folder / _FILE))
+    folder = cached(cache, "negatives", key, lambda folder: save_parts(folder / _FILE, _mine(dataset, config, device)))
     return Ragged.load(folder / _FILE)
 
 
-def _mine(dataset: Dataset, config: NegativesConfig, device: str) -> Ragged:
+def _mine(dataset: Dataset, config: NegativesConfig, device: str) -> Iterator[Ragged]:
     bought = dataset.training_matrix()
     trained = np.flatnonzero(bought.getnnz(axis=0))
     by_text, by_factors = _searches(dataset, bought[:, trained], config, device)
     small = config.fraction * dataset.n_items < FEWEST
-    return Ragged.join(_blocks(bought, trained, by_text, by_factors, small))
+    return _blocks(bought, trained, by_text, by_factors, small)
 
 
 def _searches(

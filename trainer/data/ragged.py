@@ -94,14 +94,32 @@ class Ragged:
 
     def save(self, path: Path, column: str = "values") -> None:
         """Write a Parquet file with one list column."""
-        rows = pa.LargeListArray.from_arrays(pa.array(self.offsets), pa.array(self.values))
-        pq.write_table(pa.table({column: rows}), path, row_group_size=_ROW_GROUP)
+        save_parts(path, [self], column)
 
     @classmethod
     def load(cls, path: Path) -> Ragged:
-        """Read what `save` wrote."""
-        rows = read_table(path).column(0).combine_chunks()
-        return cls(integers(rows.values).astype(np.int32), integers(rows.offsets).astype(np.int64))
+        """Read what `save` or `save_parts` wrote, with little more memory than the result's own."""
+        with pq.ParquetFile(path) as file:
+            groups = [file.metadata.row_group(number).column(0) for number in range(file.metadata.num_row_groups)]
+            # Parquet counts an empty row as one value, so this may be too many.
+            values = np.empty(sum(group.num_values for group in groups), np.int32)
+            lengths = np.empty(file.metadata.num_rows, np.int64)
+            row = place = 0
+            for batch in file.iter_batches():
+                rows, part = batch.column(0), integers(batch.column(0).flatten())
+                lengths[row : row + len(rows)] = np.diff(integers(rows.offsets))
+                values[place : place + len(part)] = part
+                row, place = row + len(rows), place + len(part)
+        return cls.from_lengths(values[:place], lengths)
+
+
+def save_parts(path: Path, parts: Iterable[Ragged], column: str = "values") -> None:
+    """Write the rows of all parts, one part after the other, as `Ragged.save` does; one part at a time is held."""
+    schema = pa.schema({column: pa.large_list(pa.int32())})
+    with pq.ParquetWriter(path, schema) as writer:
+        for part in parts:
+            rows = pa.LargeListArray.from_arrays(pa.array(part.offsets), pa.array(part.values))
+            writer.write_table(pa.table([rows], schema), row_group_size=_ROW_GROUP)
 
 
 def read_table(path: Path) -> pa.Table:

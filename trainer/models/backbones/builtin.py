@@ -23,6 +23,7 @@ _BLOCK = 128
 _BLOCKS_PER_STEP = 8
 MAX_POSITIONS = 2048
 _SPECIAL = ("<pad>", "</s>")
+_TEXTS_AT_A_TIME = 2**14
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +88,12 @@ def _train_tokenizer(sentences: Sequence[str], vocabulary: int) -> Any:
 
 def _token_stream(tokenizer: Any, sentences: Sequence[str]) -> list[NDArray[np.int64]]:
     """Each sentence's tokens, closed by `</s>`."""
-    encoded = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
-    return [np.array([*ids, 1], dtype=np.int64) for ids in encoded]
+    stream: list[NDArray[np.int64]] = []
+    for start in range(0, len(sentences), _TEXTS_AT_A_TIME):
+        texts = list(sentences[start : start + _TEXTS_AT_A_TIME])
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        stream += [np.array([*ids, 1], dtype=np.int64) for ids in encoded]
+    return stream
 
 
 def _batches(tokens: list[NDArray[np.int64]], rng: np.random.Generator) -> Iterator[torch.Tensor]:

@@ -1,0 +1,1 @@
+"""A large made-up shop, and what is measured on it."""
