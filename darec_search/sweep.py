@@ -22,7 +22,7 @@ from darec_search.findings import Findings
 from darec_search.planning import prepared_dataset
 from darec_search.runfile import RunFile
 from trainer.architecture import Architecture
-from trainer.config import RunConfig
+from trainer.config import BackboneConfig, RunConfig
 from trainer.data.dataset import Split
 from trainer.inference import default_device, restore
 from trainer.metrics import ranking_metrics
@@ -86,10 +86,17 @@ def trainings(file: RunFile, out: Path) -> list[Training]:
 def inspect_runs(file: RunFile) -> Findings:
     """Look at everything about a run file that can be known without training; absent datasets are prepared."""
     found = Findings()
+    unreachable: set[BackboneConfig] = set()
     for planned in file.runs.values():
-        config = planned.config
+        config, backbone = planned.config, planned.config.model.backbone
         found.collect(partial(prepared_dataset, Path(config.data.path), planned.prepare))
+        if backbone in unreachable:
+            continue
+        missing = len(found.missing)
         layers = found.collect(partial(da_layer_count, config))
+        if len(found.missing) > missing:
+            # A hub that does not answer is asked for a minute; once is enough.
+            unreachable.add(backbone)
         if layers is None:
             continue
         try:
