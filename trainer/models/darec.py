@@ -125,10 +125,10 @@ class DARec(nn.Module):
         """[S, hidden] collaborative columns, one for all DALayers or one each."""
         if self.collaborative is None:
             return []
-        table = self.collaborative.users()
-        users_ur = table[streams.users.clamp(min=0)]
-        unseen = streams.users < 0
-        # A user who was not trained on gets the average user's vector.
-        users_ur = torch.where(unseen[:, None], table.mean(0, keepdim=True), users_ur)
-        items_ir = self.collaborative.items()[streams.items]
+        table_ur = self.collaborative.users()
+        users_ur = table_ur.index_select(0, streams.users.clamp(min=0))
+        if not streams.all_users_known:
+            # A user who was not trained on gets the average user's vector.
+            users_ur = torch.where(streams.users[:, None] < 0, table_ur.mean(0, keepdim=True), users_ur)
+        items_ir = self.collaborative.items().index_select(0, streams.items)
         return [column(users_ur, items_ir) for column in self.columns]

@@ -38,6 +38,8 @@ class PackedStreams:
     """The masks whose queries are `read_rows_r`: the last layer's."""
     users: Tensor
     """User of each sequence stream, streams 0 … U − 1. -1 for a user that was not trained on."""
+    all_users_known: bool
+    """No user is -1."""
     items: Tensor
     """Item of each alignment stream, streams U …"""
     read_rows_r: Tensor
@@ -118,6 +120,7 @@ class StreamPacker:
             every_row=every_row,
             read_rows_only=read_rows_only,
             users=torch.from_numpy(np.asarray(users, dtype=np.int64)),
+            all_users_known=bool((np.asarray(users) >= 0).all()),
             items=torch.from_numpy(np.asarray(align_items, dtype=np.int64)),
             read_rows_r=torch.from_numpy(read_rows),
             read_places_r=torch.from_numpy(np.searchsorted(read_rows, read)),
