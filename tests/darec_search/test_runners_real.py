@@ -24,6 +24,7 @@ from darec_search.runners.final import run_final
 from darec_search.runners.lanes import lane_gaps
 from darec_search.study import Study
 from darec_search.trial import Fidelity, make_spec
+from trainer.config import ExecutionConfig
 from trainer.errors import BadInput
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -121,11 +122,12 @@ def test_a_running_cluster_is_joined_and_its_room_respected(folder, caplog):
     assert other.stdout.split() == [address], other.stderr
 
 
-def test_the_final_run_takes_two_workers(folder):
+def test_the_final_run_takes_two_workers_that_share_the_backbone(folder):
     study = real_study(folder, "final", promotion={"num_workers": 2})
     config = study.config.run_config("SPS-PPS", {}, 0, users_fraction=1.0, epochs=2)
+    config = config.model_copy(update={"execution": ExecutionConfig(shard_backbone=True)})
     result = run_final(study.config, config, study.folder / "final")
-    assert result.status == "finished"
+    assert result.status == "finished", result.reason
     assert len(result.curve) == 2
     assert (study.folder / "final" / "model.safetensors").exists()
     assert (study.folder / "final" / "result.json").exists()

@@ -59,6 +59,16 @@ def _sharded(config: RunConfig, folder: Path) -> None:
     assert not any(isinstance(p, DTensor) for p in warm.materials(plain).backbone.model.parameters())
 
 
+def _built_by_the_last_worker(config: RunConfig, workers: Workers) -> None:
+    model = config.model.model_dump()
+    model["backbone"]["builtin"]["seed"] = 1
+    other = RunConfig.model_validate({**config.model_dump(), "model": model})
+    for rank in (1, 0):
+        if workers.rank == rank:
+            assert Warm().materials(other).backbone.model.layers
+        distributed.barrier()
+
+
 def _alone_or_together_at_the_end(workers: Workers) -> None:
     if workers.rank == 0:
         assert not workers.all_ended(wait_s=0.1)
@@ -74,6 +84,7 @@ def _worker(rank: int, world: int, folder: str, configs: dict[str, RunConfig]) -
     run(configs["plain"], Path(folder) / "plain", device="cpu")
     _killed_and_resumed(configs["parts"], Path(folder) / "parts")
     _sharded(configs["sharded"], Path(folder) / "sharded")
+    _built_by_the_last_worker(configs["plain"], Workers.current())
     _alone_or_together_at_the_end(Workers.current())
     distributed.barrier()
     # Gloo's threads now and then abort while the interpreter is taken down; what is tested is over by here.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ from trainer.training.sharding import is_sharded, shard_backbone
 from trainer.training.warm import Materials
 from trainer.training.workers import Workers
 
+logger = logging.getLogger(__name__)
+
 
 class Training:
     """One run in progress.
@@ -49,6 +52,8 @@ class Training:
         self.sharded = is_sharded(config.execution, self.workers)
         if self.sharded:
             shard_backbone(self.model, device, self.workers)
+        elif config.execution.shard_backbone:
+            logger.info("execution.shard_backbone has no effect: one worker holds the whole backbone")
         self.model.to(device)
         collaborative = self.model.collaborative
         joint = collaborative is not None and config.model.collaborative.training == "joint"

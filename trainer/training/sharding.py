@@ -7,8 +7,6 @@ gives every worker as many chunks.
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -17,13 +15,9 @@ from trainer.config import ExecutionConfig
 from trainer.models.darec import DARec
 from trainer.training.workers import Workers
 
-logger = logging.getLogger(__name__)
-
 
 def is_sharded(execution: ExecutionConfig, workers: Workers) -> bool:
     """Whether a run spreads its backbone; a worker alone has nobody to share with."""
-    if execution.shard_backbone and workers.world == 1:
-        logger.info("execution.shard_backbone has no effect: one worker holds the whole backbone")
     return execution.shard_backbone and workers.world > 1
 
 

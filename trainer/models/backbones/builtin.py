@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from trainer.config import BuiltinBackboneConfig
@@ -64,7 +65,9 @@ def build_builtin(config: BuiltinBackboneConfig, sentences: Sequence[str], promp
             )
         )
         _train(model, _token_stream(tokenizer, sentences), config)
-    model.model.save_pretrained(folder)
+    # Not by the model's own `save_pretrained`: among several workers it writes on rank 0 only, and any of them may build.
+    model.model.config.save_pretrained(folder)
+    save_file(model.model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
 
 
