@@ -65,7 +65,7 @@ def build_builtin(config: BuiltinBackboneConfig, sentences: Sequence[str], promp
             )
         )
         _train(model, _token_stream(tokenizer, sentences), config)
-    # Not by the model's own `save_pretrained`: among several workers it writes on rank 0 only, and any of them may build.
+    # Not by the model's own `save_pretrained`: among several workers it writes on rank 0 only, and any may build.
     model.model.config.save_pretrained(folder)
     save_file(model.model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
