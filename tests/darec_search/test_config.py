@@ -4,7 +4,8 @@ import pytest
 import yaml
 from tiny_studies import study_config, study_document
 
-from darec_search.config import StudyConfig, apply_overrides, load_study
+from darec_search.config import StudyConfig, apply_overrides, load_study, read_yaml
+from darec_search.runfile import is_run_file, load_run_file
 from trainer.config import RunConfig, Section
 from trainer.errors import BadInput
 
@@ -96,4 +97,5 @@ def test_the_examples_are_valid():
     examples = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml"))
     assert examples
     for file in examples:
-        load_study(file)
+        load = load_run_file if is_run_file(read_yaml(file)) else load_study
+        load(file)
