@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -70,29 +71,35 @@ def print_results(console: Console, document: Mapping[str, Any]) -> None:
             console.print(_table(split, document))
     unfinished = sum(row["unfinished"] for row in rows)
     if unfinished:
-        console.print(f"{unfinished} trainings are not finished; run again to go on", style="yellow")
+        console.print(f"trainings that are not finished: {unfinished}; run again to go on", style="yellow")
 
 
 def _table(split: str, document: Mapping[str, Any]) -> Table:
     tested = split == document["p_value_split"]
-    table = Table(title=f"{split} (mean ± sd over seeds)", title_justify="left")
-    table.add_column("run", overflow="fold")
-    columns = list(_METRICS.values()) + (["best epoch", "train s"] if split == "validation" else [])
-    for column in columns + (["eval s", f"p vs {document['p_value_against']}"] if tested else []):
-        table.add_column(column, justify="right")
+    against = f"p: paired t-test over users against {document['p_value_against']}" if tested else None
+    table = Table(title=f"{split}, mean ± sd over seeds", caption=against, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.title_justify = table.caption_justify = "left"
+    table.add_column("run", overflow="fold", min_width=12)
+    columns = [*_METRICS.values(), *(["epoch", "train s"] if split == "validation" else ["eval s"])]
+    for column in [*columns, "p"] if tested else columns:
+        table.add_column(column, justify="right", no_wrap=True)
     for row in document["runs"]:
-        cells = [_cell(row[split][name] if row[split] else None, 4) for name in _METRICS]
+        cells = [_cell(row[split] and row[split][name]) for name in _METRICS]
         if split == "validation":
-            cells += [", ".join(map(str, row["best_epoch"])), _cell(row["train_s"], 1)]
+            cells += [",".join(map(str, row["best_epoch"])), _seconds(row["train_s"])]
+        else:
+            cells.append(_seconds(row["evaluation_s"]))
         if tested:
-            p_value = row["p_value"]
-            cells += [_cell(row["evaluation_s"], 1), "" if p_value is None else f"{p_value:.2g}"]
+            cells.append("" if row["p_value"] is None else f"{row['p_value']:.2g}")
         table.add_row(row["name"], *cells)
     return table
 
 
-def _cell(spread: Mapping[str, Any] | None, digits: int) -> str:
+def _cell(spread: Mapping[str, Any] | None) -> str:
     if spread is None:
         return ""
-    deviation = "" if spread["sd"] is None else f" ± {spread['sd']:.{digits}f}"
-    return f"{spread['mean']:.{digits}f}{deviation}"
+    return f"{spread['mean']:.4f}" + ("" if spread["sd"] is None else f"±{spread['sd']:.4f}")
+
+
+def _seconds(spread: Mapping[str, Any] | None) -> str:
+    return "" if spread is None else f"{spread['mean']:.1f}"

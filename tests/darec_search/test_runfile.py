@@ -187,7 +187,7 @@ def test_finished_trainings_are_not_repeated(capsys, trained):
     said = output(capsys, *command)
     assert "loss" not in said
     assert "none-1: finished before" in said
-    assert "test (mean ± sd over seeds)" in said
+    assert "test, mean ± sd over seeds" in said
     assert {file: file.read_bytes() for file in out.glob("*/*") if file.is_file()} == before
 
 
