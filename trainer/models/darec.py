@@ -97,7 +97,7 @@ class DARec(nn.Module):
 
     def _layer(self, layer: nn.Module, *inputs: Any) -> Tensor:
         if self.execution.checkpoint_activations and torch.is_grad_enabled():
-            return torch.as_tensor(checkpoint(layer, *inputs, use_reentrant=False))
+            return torch.as_tensor(checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False))
         return torch.as_tensor(layer(*inputs))
 
     def trained_state(self) -> dict[str, Tensor]:

@@ -1,0 +1,88 @@
+"""`check`: what a study or run file would do, without doing it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from darec_search.commands.output import print_json, say
+
+if TYPE_CHECKING:
+    from darec_search.config import StudyConfig
+    from darec_search.findings import Findings
+
+
+def check(parsed: argparse.Namespace, rest: list[str]) -> None:
+    """Validate a study or run file."""
+    from darec_search.config import read_yaml
+    from darec_search.runfile import is_run_file
+
+    if is_run_file(read_yaml(parsed.study)):
+        _check_runs(parsed)
+    else:
+        _check_study(parsed)
+
+
+def _check_study(parsed: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from darec_search import planning
+    from darec_search.findings import Findings
+
+    config = load_named(parsed)
+    found = Findings()
+    dataset = found.collect(lambda: planning.open_dataset(config))
+    layers = planning.inspect(config, dataset, found)
+    if _incomplete(parsed, found) or dataset is None or layers is None:
+        return
+    plan = planning.size(config, dataset, layers)
+    if parsed.json:
+        print_json({**asdict(plan), "runs": plan.runs, "folder": str(config.folder), "missing": []})
+        return
+    say(f"{parsed.study} is valid. It would run, in {config.folder}:")
+    say(
+        f"  {plan.grid_trials} trials of the λ grid and {plan.search_trials} proposed by {config.search.sampler}, "
+        f"of {plan.points:,} points ({plan.layers} DALayers)"
+    )
+    say(f"  each on {plan.search_users:,} of {plan.users:,} users, {config.resources.slots} at a time")
+    say(f"  then at most {plan.retests} re-tests and {plan.full_runs} trainings on all users")
+
+
+def _check_runs(parsed: argparse.Namespace) -> None:
+    from darec_search.runfile import load_run_file
+    from darec_search.sweep import inspect_runs, trainings
+
+    file = load_run_file(parsed.study, parsed.set)
+    if _incomplete(parsed, inspect_runs(file)):
+        return
+    planned = trainings(file, Path())
+    if parsed.json:
+        print_json({"runs": list(file.runs), "trainings": len(planned), "missing": []})
+        return
+    say(f"{parsed.study} is valid. `darec-search train` would do {len(planned)} trainings:")
+    for name, run in file.runs.items():
+        seeds = ", ".join(map(str, run.seeds))
+        say(f"  {name}: at most {run.config.optimization.epochs} epochs on {run.config.data.path}, seed {seeds}")
+
+
+def _incomplete(parsed: argparse.Namespace, found: Findings) -> bool:
+    """Refuse a file with problems; say what is missing of one without."""
+    found.refuse(missing=False)
+    if not found.missing:
+        return False
+    if parsed.json:
+        print_json({"missing": found.missing})
+        return True
+    say(f"{parsed.study} is valid. Before it can run, this machine needs:")
+    for line in found.missing:
+        say(f"  {line}")
+    return True
+
+
+def load_named(parsed: argparse.Namespace) -> StudyConfig:
+    """The study that the arguments name."""
+    from darec_search.config import load_study
+
+    address = [f"resources.address={parsed.address}"] if parsed.address else []
+    return load_study(parsed.study, [*parsed.set, *address])

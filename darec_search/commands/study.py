@@ -1,0 +1,94 @@
+"""Commands about a study: `run`, `status`, `report`, `promote`, `export`, `sync`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from darec_search.commands.check import check, load_named
+from darec_search.commands.output import console, print_json, say
+
+
+def run(parsed: argparse.Namespace, rest: list[str]) -> None:
+    """The main job."""
+    if parsed.dry_run:
+        check(parsed, rest)
+        return
+    from darec_search import pipeline
+    from darec_search.console import ConsoleObserver, print_result
+    from darec_search.controller import stopping_on_signals
+
+    config = load_named(parsed)
+    with stopping_on_signals():
+        with ConsoleObserver(console, config.resources.slots) as observer:
+            result = pipeline.run(config, observer)
+        print_result(console, result)
+        _print_example(result.model, Path(config.data.path))
+
+
+def _print_example(model: Path, data: Path) -> None:
+    """One recommendation in titles, so that a first run ends with what it is all for."""
+    from darec_search.export import load
+    from trainer.data.dataset import Dataset
+
+    recommender = load(model)
+    dataset = Dataset.open(data)
+    history = [dataset.item_ids[item] for item in dataset.train[0][-3:]]
+    console.print()
+    say("\n  ".join(["After", *(f"“{title}”" for title in recommender.titles(history))]))
+    say("it recommends")
+    for place, item in enumerate(recommender.recommend([history], top=5)[0], 1):
+        say(f"  {place}. {item.title}")
+
+
+def status(parsed: argparse.Namespace, rest: list[str]) -> None:
+    """The trials of a study."""
+    from darec_search.console import status_document, status_table
+    from darec_search.study import Study
+
+    study = Study.load(parsed.folder)
+    if parsed.json:
+        print_json(status_document(study))
+    else:
+        console.print(status_table(study))
+
+
+def report(parsed: argparse.Namespace, rest: list[str]) -> None:
+    """Write report.html."""
+    from darec_search.report import write_report
+    from darec_search.study import Study
+
+    say(str(write_report(Study.load(parsed.folder))))
+
+
+def promote(parsed: argparse.Namespace, rest: list[str]) -> None:
+    """Promote what the search has found so far."""
+    from darec_search import pipeline
+    from darec_search.console import ConsoleObserver, print_result
+    from darec_search.controller import stopping_on_signals
+    from darec_search.study import Study
+
+    study = Study.load(parsed.folder)
+    with stopping_on_signals():
+        with ConsoleObserver(console, study.config.resources.slots) as observer:
+            result = pipeline.promote(study, observer)
+        print_result(console, result)
+
+
+def export(parsed: argparse.Namespace, rest: list[str]) -> None:
+    """The best architecture and its model as a folder."""
+    from darec_search.export import export
+    from darec_search.study import Study
+
+    card = export(Study.load(parsed.folder), parsed.to)
+    say(f"{card.architecture} written to {parsed.to}")
+
+
+def sync(parsed: argparse.Namespace, rest: list[str]) -> None:
+    """Replay a study folder into MLflow."""
+    from darec_search.study import Study
+    from darec_search.tracking import TRACKERS
+
+    study = Study.load(parsed.folder)
+    synced = TRACKERS["mlflow"](study, parsed.tracking_uri or study.config.tracking.uri).sync()
+    say(f"{synced.runs} runs ({synced.created} new, {synced.updated} changed) in {synced.location}")
