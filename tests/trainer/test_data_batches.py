@@ -129,3 +129,18 @@ def test_epochs_differ_and_repeat_themselves():
     first, again, second = (np.concatenate([b.users for b in plan.epoch(e)]).tolist() for e in (0, 0, 5))
     assert first == again
     assert first != second or planner([[0, 1]]).steps_per_epoch == 1
+
+
+def test_the_sampled_softmax_draws_distinct_items_that_all_workers_share():
+    histories = [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    plain = list(planner(histories).epoch(0))
+    assert all(len(batch.sampled) == 0 for batch in plain)
+    drawn = list(planner(histories, sampled_items=5).epoch(0))
+    for batch in drawn:
+        assert len(set(batch.sampled)) == 5
+        assert batch.sampled.min() >= 0
+        assert batch.sampled.max() < N_ITEMS
+        assert all((shard(batch, rank, 2).sampled == batch.sampled).all() for rank in range(2))
+    assert (drawn[0].sampled != drawn[1].sampled).any()
+    # More items than there are: the softmax over all of them.
+    assert sorted(next(planner(histories, sampled_items=99).epoch(0)).sampled) == list(range(N_ITEMS))

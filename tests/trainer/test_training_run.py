@@ -59,6 +59,16 @@ def test_the_same_seed_gives_the_same_curve_and_another_seed_another(home, warm,
     assert comparable(one) != comparable(other)
 
 
+def test_a_sampled_softmax_learns_and_ranks_all_items(home, warm, tmp_path):
+    optimization = {"epochs": 8, "batch_size": 8, "learning_rate": 5e-3}
+    result = run(tiny_run(home, optimization=optimization, losses={"sampled_items": 20}), tmp_path, warm=warm)
+    assert result.status == "finished", result.reason
+    # An estimate of the loss over all 80 items, which starts at about ln 80 = 4.4.
+    assert 4.0 < result.curve[0]["loss/sequence"] < 4.6
+    assert result.curve[-1]["loss/sequence"] < result.curve[0]["loss/sequence"]
+    assert result.metrics["mrr"] > 0.08
+
+
 def test_an_architecture_that_does_not_fit_is_a_failed_run_not_a_crash(home, warm, tmp_path):
     result = run(tiny_run(home, model={"architecture": "SSS"}), tmp_path, warm=warm)
     assert (result.status, "describes 1 DALayers" in result.reason) == ("failed", True)
