@@ -11,14 +11,13 @@ with a share of the users and items and a random OPT of 4 layers, 128 wide; that
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from recording import finish
 from workloads import random_opt
 
 from trainer.config import RunConfig
@@ -28,7 +27,6 @@ from trainer.models.backbones.builtin import build_builtin
 from trainer.training.run import run
 from trainer.training.warm import Warm
 
-RESULTS = Path(__file__).parent / "results" / "epoch.jsonl"
 GPU = torch.cuda.is_available()
 USERS, ITEMS, MEAN_LENGTH = 14_178, 4_961, 11.2
 """Pantry (Table 1: 9.24 items a sequence are its training part, two more are held out)."""
@@ -40,11 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     share = 1.0 if GPU and not options.quick else options.share
     with tempfile.TemporaryDirectory() as folder:
         line = {"benchmark": "epoch", **_one_epoch(Path(folder), share, options.batch_size)}
-    if options.record:
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"date": datetime.date.today().isoformat(), **line}) + "\n")
-    print(json.dumps(line))
+    finish(line, options.record)
 
 
 def _one_epoch(folder: Path, share: float, batch_size: int) -> dict[str, Any]:
@@ -102,7 +96,7 @@ def _device() -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a share of the users on a GPU too")
-    parser.add_argument("--record", action="store_true", help=f"append the result to {RESULTS.name}")
+    parser.add_argument("--record", action="store_true", help="append the result to results/epoch.jsonl")
     parser.add_argument("--batch-size", type=int, default=8, help="users a step; Table 3 has 8 for Pantry")
     parser.add_argument("--share", type=float, default=0.05, help="share of the users and items without a GPU")
     return parser

@@ -16,19 +16,17 @@ the CPU. Timed in turn, round by round, on the same users, weights and threads:
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from literal_darec import ReferenceDARec
 from numpy.typing import NDArray
 from padded_darec import PaddedDARec
+from recording import finish
 from torch import Tensor
 from workloads import MAX_ITEMS, Workload, random_darec, random_opt, random_users, scientific
 
@@ -38,10 +36,6 @@ from trainer.training.evaluation import rank_users
 from trainer.training.precision import autocast, hold_in
 from trainer.training.workers import Workers
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "trainer"))
-from reference import ReferenceDARec
-
-RESULTS = Path(__file__).parent / "results" / "inference.jsonl"
 PAPER_SECONDS = 142
 _PADDED_BATCH = 32
 
@@ -53,11 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     line = {"benchmark": "inference", **_cpu(options)}
     if torch.cuda.is_available():
         line |= _gpu(options)
-    if options.record:
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"date": datetime.date.today().isoformat(), **line}) + "\n")
-    print(json.dumps(line))
+    finish(line, options.record)
 
 
 @torch.no_grad()
@@ -167,7 +157,7 @@ def _gpu(options: argparse.Namespace) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round of 64 users")
-    parser.add_argument("--record", action="store_true", help=f"append the result to {RESULTS.name}")
+    parser.add_argument("--record", action="store_true", help="append the result to results/inference.jsonl")
     parser.add_argument("--rounds", type=int, default=3, help="each on users of its own")
     parser.add_argument("--sample", type=int, default=512, help="users of a round")
     parser.add_argument("--literal", type=int, default=6, help="users of a round that the literal reference ranks")

@@ -10,7 +10,6 @@ two fixed arms and the random architectures. Resumable: started again it repeats
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import statistics
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recording import finish
 
 from darec_search import pipeline, runners
 from darec_search.config import StudyConfig, apply_overrides, read_yaml
@@ -32,7 +32,6 @@ from trainer.training.model_file import load_model
 from trainer.training.warm import Warm
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).parent / "results" / "planted_truth.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,11 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "winner_over_better_fixed_arm": statistics.fmean(r["winner"] / max(r["serial"], r["parallel"]) for r in rows),
         "per_seed": rows,
     }
-    if options.record:
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"date": datetime.date.today().isoformat(), **line}) + "\n")
-    print(json.dumps(line))
+    finish(line, options.record)
 
 
 def _one_seed(seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -119,7 +114,7 @@ def _random_architectures(study: Study, weights: dict[str, float], count: int) -
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed, a few minutes less")
-    parser.add_argument("--record", action="store_true", help=f"append the result to {RESULTS.name}")
+    parser.add_argument("--record", action="store_true", help="append the result to results/planted_truth.jsonl")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--random", type=int, default=4, help="random architectures a seed")
     parser.add_argument("--out", type=Path, default=Path("runs/planted-truth"))

@@ -10,7 +10,6 @@ Each part runs in a process of its own, so that its peak memory is its own, and 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -19,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "scale.jsonl"
+from recording import finish
+
 PARTS = ("generate", "prepare_parquet", "prepare_tsv", "negatives", "plan", "train")
 COMMON = ("seconds", "processor_s", "peak_mib")
 QUICK = {"users": 20_000, "items": 20_000, "batches": 500, "steps": 5, "ranked": 500}
@@ -37,11 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures = {name: _in_a_process(name, options) for name in options.parts}
     sizes = {name: getattr(options, name) for name in ("users", "items", "rounds")}
     line = {"benchmark": "scale", **sizes, "cores": os.cpu_count(), "parts": figures}
-    if options.record:
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"date": datetime.date.today().isoformat(), **line}) + "\n")
-    print(json.dumps(line))
+    finish(line, options.record)
 
 
 def _in_a_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -61,7 +57,7 @@ def _in_a_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="200,000 interactions and 20,000 items, about a minute")
-    parser.add_argument("--record", action="store_true", help=f"append the result to {RESULTS.name}")
+    parser.add_argument("--record", action="store_true", help="append the result to results/scale.jsonl")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--users", type=int, default=1_000_000)

@@ -10,21 +10,17 @@ seeds, with its standard error. Every sampler sees the same problems and the sam
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from problems import PROBLEMS, Problem, draw
+from recording import finish
 
 from darec_search.samplers import SAMPLERS, create
 from darec_search.space import Point
-
-RESULTS = Path(__file__).parent / "results" / "search.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,11 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **{name: getattr(options, name) for name in ("trials", "parallel", "noise", "seeds")},
         "scores": figures,
     }
-    if options.record:
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"date": datetime.date.today().isoformat(), **line}) + "\n")
-    print(json.dumps(line))
+    finish(line, options.record)
 
 
 def _compare(name: str, options: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -85,7 +77,7 @@ def _run(sampler_name: str, problem: Problem, seed: int, options: argparse.Names
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one problem, one seed, 12 trials")
-    parser.add_argument("--record", action="store_true", help=f"append the result to {RESULTS.name}")
+    parser.add_argument("--record", action="store_true", help="append the result to results/search.jsonl")
     parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=list(SAMPLERS))
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
     parser.add_argument("--seeds", type=int, default=10, help="problems drawn, one search each")

@@ -17,25 +17,22 @@ model-FLOPs utilisation, and the batch size that `--batch-size` says.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import multiprocessing
 import statistics
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 from flops import peak_tflops, step_flops
+from literal_darec import ReferenceDARec, literal_loss
 from padded_darec import PaddedDARec
+from recording import finish
 from torch import Tensor
 from workloads import dataset_folder, random_opt
 
@@ -50,10 +47,6 @@ from trainer.training.feed import to_step_input
 from trainer.training.optimizer import create_optimizer
 from trainer.training.warm import Warm
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "trainer"))
-from reference import ReferenceDARec
-
-RESULTS = Path(__file__).parent / "results" / "training_step.jsonl"
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 
@@ -67,11 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _print_profile(bench)
         return
     line = {"benchmark": "training_step", **_measure(bench, literal_users=2 if options.quick else options.batch_size)}
-    if options.record:
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"date": datetime.date.today().isoformat(), **line}) + "\n")
-    print(json.dumps(line))
+    finish(line, options.record)
 
 
 class Bench:
@@ -136,7 +125,7 @@ class Bench:
             self.opt, trained, self.config.model.model_copy(update={"architecture": model.architecture.text})
         )
         started = time.perf_counter()
-        _literal_loss(reference, self.tokens, self.prompt, batch, users, self.config).backward()
+        literal_loss(reference, self.tokens, self.prompt, batch, users, self.config.losses).backward()
         seconds = (time.perf_counter() - started) * len(batch.users) / users
         self.model.to(DEVICE)
         return seconds
@@ -173,41 +162,6 @@ def _measure(bench: Bench, literal_users: int) -> dict[str, Any]:
         peak = peak_tflops(torch.cuda.get_device_name())
         line["mfu"] = None if peak is None else round(line["model_tflops"] / peak, 3)
     return line
-
-
-def _literal_loss(
-    reference: ReferenceDARec, tokens: Any, prompt: list[int], batch: Batch, users: int, config: RunConfig
-) -> Tensor:
-    """L over the first users of a batch and their share of the alignment items."""
-    sentences = _Sentences(tokens)
-    parts = np.split(batch.inputs, np.cumsum(batch.lengths)[:-1])[:users]
-    states = [
-        s
-        for user, part in zip(batch.users, parts, strict=False)
-        for s in reference.sequence_states(sentences, part.tolist(), int(user))
-    ]
-    terms = [reference.cross_entropy(state, int(target)) for state, target in zip(states, batch.targets, strict=False)]
-    loss = torch.stack(terms).mean()
-    share = batch.align_items[: max(1, len(batch.align_items) * users // len(batch.users))]
-    aligned = {int(item): reference.align_state(sentences, prompt, int(item)) for item in share}
-    loss = loss + config.losses.align * torch.stack([reference.cross_entropy(aligned[i], i) for i in aligned]).mean()
-    some = list(aligned.values())
-    contrast = [reference.info_nce(state, some[0], some[1:6], 1.0) for state in states[:users]]
-    loss = loss + config.losses.contrastive * torch.stack(contrast).mean()
-    pairs = zip(batch.cf_users, batch.cf_items, batch.cf_negatives, strict=True)
-    share_of_pairs = [pair for pair in pairs if pair[0] in batch.users[:users]]
-    cf = [reference.collaborative.term(int(u), int(i), list(map(int, js))) for u, i, js in share_of_pairs]
-    return loss + config.losses.collaborative * torch.stack(cf).mean()
-
-
-@dataclass(frozen=True)
-class _Sentences:
-    """Items' tokens as the lists that the reference wants."""
-
-    tokens: Any
-
-    def __getitem__(self, item: int) -> list[int]:
-        return [int(token) for token in self.tokens[item]]
 
 
 def _peak_memory(bench: Bench, name: str) -> int:
@@ -304,7 +258,7 @@ def _config(batch_size: int) -> RunConfig:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few steps; the literal reference on two users, scaled")
-    parser.add_argument("--record", action="store_true", help=f"append the result to {RESULTS.name}")
+    parser.add_argument("--record", action="store_true", help="append the result to results/training_step.jsonl")
     parser.add_argument("--profile", action="store_true", help="where the project's step spends its time, and no more")
     parser.add_argument("--steps", type=int, default=12, help="steps that are timed")
     parser.add_argument("--batch-size", type=int, default=16, help="users a step")
