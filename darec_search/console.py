@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -34,8 +35,8 @@ def set_up_logging(console: Console, verbose: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     for name in ("darec_search", "trainer"):
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.WARNING)
-    # It warns of every retry; what counts is the error at the end.
-    logging.getLogger("huggingface_hub").setLevel(logging.WARNING if verbose else logging.ERROR)
+    # It warns of every retry; what counts is the error at the end. It reads its level when it is imported.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "warning" if verbose else "error")
 
 
 class ConsoleObserver:
