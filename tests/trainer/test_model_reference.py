@@ -125,6 +125,12 @@ def test_states_of_any_streams_agree(name, histories, users, align, architecture
     torch.testing.assert_close(darec(streams), torch.stack(expected), **TOLERANCE)
 
 
+def test_a_plain_last_layer_agrees():
+    """Of three layers the second alone is replaced; the last one, plain, is computed where it is read too."""
+    config = model_config(architecture="PSP", adapters={"replacement_frequency": 2})
+    assert_losses_and_gradients_agree("opt_three_layers", config, batch())
+
+
 @pytest.mark.parametrize("world", [2, 3, 5])
 def test_shards_add_up_to_the_whole_batch(world):
     config = model_config(architecture="SPP-PPS")

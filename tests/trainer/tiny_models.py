@@ -28,6 +28,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "opt": ("opt", _OPT),
     # Shaped like OPT-350m: projections around the layers, no last norm.
     "opt_post_norm": ("opt", {**_OPT, "word_embed_proj_dim": 12, "do_layer_norm_before": False}),
+    "opt_three_layers": ("opt", {**_OPT, "num_hidden_layers": 3}),
     "gpt2": ("gpt2", _GPT2),
     "gpt2_scaled": ("gpt2", {**_GPT2, "scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True}),
     "llama": ("llama", {**_FFN, **_GROUPED}),
