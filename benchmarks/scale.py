@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     figures = {name: _in_a_process(name, options) for name in options.parts}
     sizes = {name: getattr(options, name) for name in ("users", "items", "rounds")}
-    line = {"benchmark": "scale", **sizes, "cores": os.cpu_count(), "parts": figures}
-    finish(line, options.record)
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    finish({"benchmark": "scale", **sizes, "threads": threads, "parts": figures}, options.record)
 
 
 def _in_a_process(name: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -140,7 +140,10 @@ class NegativesConfig(Section):
     most: Positive = Field(
         200, description="Nearest items by each distance at most; only catalogues of over 40,000 items reach it."
     )
-    mf_dimension: Positive = Field(1000, description="Rank of the matrix factorisation, or the most data allows.")
+    mf_dimension: Positive = Field(
+        1000,
+        description="Rank of the matrix factorisation, or the most data allows; at most 128 for an index.",
+    )
     search: Literal["exact", "approximate"] = Field(
         "exact", description="`approximate` looks in an index (extra `ann`), for catalogues of 100,000 items and more."
     )

@@ -22,7 +22,7 @@ QUERIES = 1024
 _TILE_BYTES = 2**27
 _BYTES_PER_DISTANCE = 32  # the distance, its quotient, its rank, and a copy in the selection
 _NEVER = np.iinfo(np.int64).max
-_LISTS_PER_ROOT, _FEWEST_PER_LIST, _PROBED = 4, 40, 64
+_LISTS_PER_ROOT, _FEWEST_PER_LIST, _PROBED = 4, 40, 16
 _MOST_PASSED_OVER = 1024
 
 
