@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 SAMPLERS = {
     "ax_bayes": "darec_search.samplers.ax_bayes:AxBayesSampler",
+    "prob_reparam": "darec_search.samplers.prob_reparam:ProbReparamSampler",
     "random": "darec_search.samplers.random:RandomSampler",
     "optuna_tpe": "darec_search.samplers.optuna_sampler:TPESampler",
     "optuna_gp": "darec_search.samplers.optuna_sampler:GPSampler",
+    "optuna_cmaes": "darec_search.samplers.optuna_cmaes:CmaEsSampler",
+    "grid": "darec_search.samplers.grid:GridSampler",
 }
 
 

@@ -1,6 +1,8 @@
-"""How much a design is worth trying: the log of the mixture's expected improvement."""
+"""How much a design is worth trying: the log of the expected improvement."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 from botorch.acquisition.acquisition import AcquisitionFunction
@@ -10,8 +12,39 @@ from torch import Tensor
 from darec_search.samplers.surrogate import StructuredMixture
 
 
+class Surrogate(Protocol):
+    """A mixture of C Gaussians at every point; a plain Gaussian process is one with C = 1."""
+
+    weights: Tensor
+
+    def marginals(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means [C, m] and variances [C, m] at encoded points [m, D]."""
+
+    def pending(self, x: Tensor) -> None:
+        """Take designs [p, D] under way into account."""
+
+
+def log_expected_improvement(surrogate: Surrogate, x: Tensor, incumbent: float) -> Tensor:
+    """Log of Σ_c w_c EI_c(x), EI_c = σ_c (u Φ(u) + φ(u)), u = (μ_c - incumbent) / σ_c.
+
+    Jones, Schonlau, Welch (1998) for EI; Ament et al. (2023) for its stable logarithm.
+
+    Args:
+        surrogate: gives μ, σ² and the weights w.
+        x: [m, D] encoded points.
+        incumbent: value to improve on.
+
+    Returns:
+        [m] values.
+    """
+    means, variances = surrogate.marginals(x)
+    sigma = variances.sqrt()
+    log_ei = _log_ei_helper((means - incumbent) / sigma) + sigma.log()
+    return torch.logsumexp(surrogate.weights.log()[:, None] + log_ei, 0)
+
+
 class MixtureLogEI(AcquisitionFunction):
-    """log Σ_c w_c EI_c(x), EI_c of mixture component c (Ament et al. 2023 for the stable logarithm).
+    """`log_expected_improvement` as BoTorch's kind of acquisition function.
 
     Args:
         model: the surrogate; call its `pending` first for designs under way.
@@ -29,7 +62,4 @@ class MixtureLogEI(AcquisitionFunction):
 
     def values(self, x: Tensor) -> Tensor:
         """[m] values of [m, D] encoded points."""
-        means, variances = self._mixture.marginals(x)
-        sigma = variances.sqrt()
-        log_ei = _log_ei_helper((means - self.incumbent) / sigma) + sigma.log()
-        return torch.logsumexp(self._mixture.weights.log()[:, None] + log_ei, 0)
+        return log_expected_improvement(self._mixture, x, self.incumbent)

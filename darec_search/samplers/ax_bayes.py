@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -44,6 +44,11 @@ class AxBayesOptions(Options):
 
     start: Annotated[int, Field(ge=1)] = Field(6, description="Balanced designs before the model takes over.")
     bank: Annotated[int, Field(ge=8)] = Field(256, description="Hyperparameter settings the surrogate averages over.")
+    acquisition_optimizer: Literal["polished", "prob_reparam"] = Field(
+        "polished",
+        description="`polished`: probabilistic reparameterisation, then local search. "
+        "`prob_reparam`: ends with a draw z ~ p(z | θ) instead, as the paper's Algorithm 1.",
+    )
 
 
 class AxBayesSampler(Sampler):
@@ -53,7 +58,7 @@ class AxBayesSampler(Sampler):
 
     def __init__(self, space: SearchSpace, seed: int, options: AxBayesOptions) -> None:
         super().__init__(space, seed, options)
-        self._proposer = Proposer(space, bank_size=options.bank)
+        self._proposer = Proposer(space, options.bank, polish=options.acquisition_optimizer == "polished")
         self._node = _Node(self._proposer, spread(space, seed, options.start))
         self.client = Client()
         self.client.configure_experiment(name="search", parameters=_configs(space))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import optuna
@@ -20,16 +20,13 @@ _ATTEMPTS = 5
 
 
 class OptunaOptions(Options):
-    """Options of an Optuna sampler."""
+    """Options of `optuna_tpe` and `optuna_gp`."""
 
     startup: Annotated[int, Field(ge=1)] = Field(10, description="Random designs before the model takes over.")
 
 
-class _OptunaSampler(Sampler):
+class OptunaSampler(Sampler):
     """Bits and level indices as integers; recommends the best mean value."""
-
-    Options = OptunaOptions
-    options: OptunaOptions
 
     def _propose(self, pending: list[Point], rng: np.random.Generator) -> Point:
         taken = {*self.history.points(), *pending}
@@ -45,8 +42,7 @@ class _OptunaSampler(Sampler):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study = optuna.create_study(direction="maximize", sampler=self._sampler(seed))
-        for observation in self.history.observations:
-            study.add_trial(self._trial(observation.point, TrialState.COMPLETE, observation.value))
+        self._add_results(study)
         for point in self.history.failures:
             study.add_trial(self._trial(point, TrialState.FAIL))
         for point in pending:
@@ -58,11 +54,19 @@ class _OptunaSampler(Sampler):
     def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         """The Optuna sampler, seeded."""
 
-    def _trial(self, point: Point, state: TrialState, value: float | None = None) -> optuna.trial.FrozenTrial:
+    def _add_results(self, study: optuna.Study) -> None:
+        for observation in self.history.observations:
+            study.add_trial(self._trial(observation.point, TrialState.COMPLETE, observation.value))
+
+    def _trial(
+        self, point: Point, state: TrialState, value: float | None = None, attributes: dict[str, Any] | None = None
+    ) -> optuna.trial.FrozenTrial:
         distributions = self._distributions()
         vector = self.space.encode(point)
         params = {name: int(x) for name, x in zip(distributions, vector, strict=True)}
-        return create_trial(state=state, value=value, params=params, distributions=distributions)
+        return create_trial(
+            state=state, value=value, params=params, distributions=distributions, system_attrs=attributes
+        )
 
     def _distributions(self) -> dict[str, BaseDistribution]:
         names = [f"bit_{i}" for i in range(self.space.bits)] + list(self.space.weights)
@@ -70,8 +74,11 @@ class _OptunaSampler(Sampler):
         return {name: IntDistribution(0, high) for name, high in zip(names, highest, strict=True)}
 
 
-class TPESampler(_OptunaSampler):
+class TPESampler(OptunaSampler):
     """Tree-structured Parzen estimator, multivariate, with the constant liar for pending points."""
+
+    Options = OptunaOptions
+    options: OptunaOptions
 
     def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(
@@ -79,8 +86,11 @@ class TPESampler(_OptunaSampler):
         )
 
 
-class GPSampler(_OptunaSampler):
+class GPSampler(OptunaSampler):
     """Gaussian process with log expected improvement, noise included."""
+
+    Options = OptunaOptions
+    options: OptunaOptions
 
     def _suggest(self, pending: list[Point], seed: int) -> Point:
         from trainer.threads import single_thread  # the other sampler needs no torch

@@ -1,218 +1,109 @@
-"""Probabilistic reparameterisation: optimise an acquisition over discrete designs by gradients of an expectation.
+"""The paper's own search: Algorithm 1, "BO with Reparameterization" (Section 2.3.3; Daulton et al. 2022).
 
-Daulton, Wan, Eriksson, Balandat, Osborne, Bakshy (2022), "Bayesian Optimization over Discrete and Mixed Spaces via
-Probabilistic Reparameterization"; Algorithm 1 of the DARec paper. A design z is drawn from p(z | θ): a Bernoulli for
-each bit, a categorical for each loss weight's level. The probabilistic objective
+    1  D_0 ← ∅, GP_0 ← GP(0, k)
+    2  for n = 1 … N
+    3      θ_n ← argmax_θ E_{z ~ p(z|θ)}[α(z)]
+    4      z_n ~ p(z | θ_n)
+    5      y_n ← f(z_n); D_n ← D_{n-1} ∪ {(z_n, y_n)}; update GP_n given D_n
 
-    PO(θ) = E_{z ~ p(z|θ)}[α(z)],      ∇PO(θ) = E[α(z) ∇ log p(z|θ)]
+Each bit of z is Bernoulli, each loss weight's level categorical. The GP is BoTorch's `SingleTaskGP`, α its expected
+improvement over the best observed MRR, θ_n the best of many starts of Adam on score-function gradients
+(`prob_reparam_optimizer.py`). With D_0 empty α is the same everywhere, so the first design is uniform.
 
-is smooth in θ, its maxima are point masses on maxima of α, and N samples estimate both without bias.
-
-Notation: S starts, N samples each, D parameters (bits, then weights), V most levels of a parameter.
-θ is held as logits [S, D, V] of a softmax; a bit's two logits are a Bernoulli whose log-odds are their difference.
+Added to the letter: a design that has a result or is under way is drawn again; designs under way enter the GP at their
+posterior mean; α is divided by a constant, which moves neither θ_n nor the direction of a gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from darec_search.space import SearchSpace
+from darec_search.samplers.acquisition import Surrogate, log_expected_improvement
+from darec_search.samplers.base import Options, Sampler, unseen
+from darec_search.samplers.gaussian_process import FittedGP
+from darec_search.samplers.local_search import Acquisition
+from darec_search.samplers.prob_reparam_optimizer import ProbabilisticReparameterization
+from darec_search.samplers.proposer import Proposer
+from darec_search.space import Point, SearchSpace
+from trainer.threads import single_thread
 
-Acquisition = Callable[[Tensor], Tensor]
-"""[m, D] encoded points to [m] values, larger is better."""
-
-_SMALL = 2048
-"""Spaces up to this size are enumerated: exact, and quicker than any search."""
-_DECIMALS = 9
-"""Values are compared after rounding, so that the last bits of a matrix product never decide."""
-
-
-@dataclass(frozen=True)
-class ProbabilisticReparameterization:
-    """The optimiser.
-
-    Args:
-        space: the designs.
-        starts: values of θ that are optimised side by side.
-        samples: N, Monte-Carlo samples of each start and step.
-        steps: Adam steps.
-        learning_rate: of Adam, on the logits.
-    """
-
-    space: SearchSpace
-    starts: int = 10
-    samples: int = 24
-    steps: int = 30
-    learning_rate: float = 0.3
-
-    def optimize(
-        self,
-        acquisition: Acquisition,
-        rng: np.random.Generator,
-        starts: Tensor | None = None,
-        exclude: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Designs with a large acquisition value.
-
-        Args:
-            acquisition: what to maximise.
-            rng: the only source of randomness.
-            starts: [s, D] encoded designs on which some starts are centred; the others are drawn.
-            exclude: [e, D] encoded designs that must not be returned.
-
-        Returns:
-            candidates [c, D], each once, and their values [c], best first; empty when every design is excluded.
-        """
-        banned = torch.zeros(0, len(self.levels)) if exclude is None else exclude
-        allowed = _without(acquisition, banned.to(torch.float64), self.levels)
-        with torch.no_grad():
-            if self.space.size <= _SMALL:
-                return _ranked(self._everything(), allowed)
-            theta = self.ascend(acquisition, self.initial_logits(rng, starts), rng)
-            found = self._most_valuable(theta, allowed, rng)
-            return _ranked(self._polished(found, allowed), allowed)
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        """Number of values of each of the D parameters."""
-        return (2,) * self.space.bits + tuple(len(levels) for levels in self.space.weights.values())
-
-    def initial_logits(self, rng: np.random.Generator, starts: Tensor | None = None) -> Tensor:
-        """θ of every start: near the given designs first, then near random ones."""
-        drawn = np.stack([self.space.encode(self.space.sample(rng)) for _ in range(self.starts)])
-        centres = torch.from_numpy(drawn)
-        if starts is not None:
-            centres[: len(starts)] = starts[: self.starts]
-        logits = 2.0 * _one_hot(centres, max(self.levels))
-        return logits.masked_fill(~self._valid(), -torch.inf)
-
-    def ascend(self, acquisition: Acquisition, logits: Tensor, rng: np.random.Generator) -> Tensor:
-        """Adam on the probabilistic objective of every start at once; returns the logits [S, D, V]."""
-        logits = logits.clone()
-        optimizer = torch.optim.Adam([logits], lr=self.learning_rate, maximize=True)
-        for _ in range(self.steps):
-            samples = sample(logits, self.samples, rng)
-            values = acquisition(samples.flatten(0, 1)).reshape(samples.shape[:2])
-            logits.grad = score_gradient(logits, samples, values)
-            optimizer.step()
-        return logits
-
-    def _most_valuable(self, logits: Tensor, acquisition: Acquisition, rng: np.random.Generator) -> Tensor:
-        """The best of N samples z ~ p(z | θ) of each start, [S, D]."""
-        samples = sample(logits, self.samples, rng)
-        values = acquisition(samples.flatten(0, 1)).reshape(samples.shape[:2])
-        return samples[torch.arange(len(samples)), values.argmax(1)]
-
-    def _polished(self, designs: Tensor, acquisition: Acquisition) -> Tensor:
-        """Local optima: single changes from every design, then all double changes from the best."""
-        designs = self._climb(designs, acquisition, self._changes())
-        twice = self._double_changes()
-        for _ in range(3):
-            best = designs[_rounded(acquisition(designs)).argmax()][None]
-            improved = self._climb(best, acquisition, twice, rounds=1)
-            if torch.equal(improved, best):
-                break
-            designs = torch.cat([designs, self._climb(improved, acquisition, self._changes())])
-        return designs
-
-    def _climb(self, designs: Tensor, acquisition: Acquisition, changes: Tensor, rounds: int = 100) -> Tensor:
-        """Best-improvement ascent of every design under a set of changes [k, D] (added modulo the levels)."""
-        levels = torch.tensor(self.levels, dtype=torch.float64)
-        values = _rounded(acquisition(designs))
-        active = torch.arange(len(designs))
-        for _ in range(rounds):
-            near = (designs[active, None] + changes) % levels
-            near_values = _rounded(acquisition(near.flatten(0, 1))).reshape(len(active), -1)
-            best_values, best = near_values.max(1)
-            better = best_values > values[active]
-            if not better.any():
-                break
-            designs, values = designs.clone(), values.clone()
-            designs[active[better]] = near[better, best[better]]
-            values[active[better]] = best_values[better]
-            active = active[better]
-        return designs
-
-    def _changes(self) -> Tensor:
-        """Every change of one parameter, [k, D]: a flip, or any other level."""
-        rows = [(i, step) for i, count in enumerate(self.levels) for step in range(1, count)]
-        changes = torch.zeros(len(rows), len(self.levels), dtype=torch.float64)
-        for row, (i, step) in enumerate(rows):
-            changes[row, i] = step
-        return changes
-
-    def _double_changes(self) -> Tensor:
-        """Every change of two different parameters."""
-        single = self._changes()
-        first, second = torch.triu_indices(len(single), len(single), offset=1)
-        apart = ((single != 0).double() @ (single != 0).double().T)[first, second] == 0
-        return (single[first] + single[second])[apart]
-
-    def _everything(self) -> Tensor:
-        axes = [torch.arange(count, dtype=torch.float64) for count in self.levels]
-        return torch.cartesian_prod(*axes).reshape(-1, len(axes))
-
-    def _valid(self) -> Tensor:
-        return torch.arange(max(self.levels)) < torch.tensor(self.levels)[:, None]
+_CENTRED = 4
+"""Starts of θ around the best designs; the others are around random ones."""
 
 
-def sample(logits: Tensor, count: int, rng: np.random.Generator) -> Tensor:
-    """`count` designs z ~ p(z | θ) for every θ: [S, count, D], encoded."""
-    cumulative = torch.softmax(logits, -1).cumsum(-1)
-    uniform = torch.from_numpy(rng.random((len(logits), count, logits.shape[1], 1)))
-    return (uniform > cumulative[:, None, :, :-1]).sum(-1).to(torch.float64)
+class ProbReparamOptions(Options):
+    """Options of `prob_reparam`."""
+
+    start: Annotated[int, Field(ge=1)] = Field(1, description="Random designs before the model takes over.")
+    kernel: Literal["rbf", "structured"] = Field(
+        "rbf", description="`rbf`: BoTorch's SingleTaskGP. `structured`: the mixture of `ax_bayes`."
+    )
+    acquisition: Literal["ei", "log_ei"] = Field(
+        "ei", description="`ei`: expected improvement. `log_ei`: its logarithm, as in `ax_bayes`."
+    )
+    starts: Annotated[int, Field(ge=1)] = Field(16, description="Values of θ that Adam starts from.")
+    samples: Annotated[int, Field(ge=2)] = Field(64, description="Monte-Carlo samples of each start and step.")
+    steps: Annotated[int, Field(ge=1)] = Field(60, description="Steps of Adam.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(0.2, description="Of Adam, on the log-odds.")
+    fit_steps: Annotated[int, Field(ge=1)] = Field(500, description="L-BFGS steps of the GP's fit, at most.")
 
 
-def score_gradient(logits: Tensor, samples: Tensor, values: Tensor) -> Tensor:
-    """Unbiased estimate of ∇PO from samples: mean of (α(z_i) - b_i) ∇ log p(z_i | θ).
+class ProbReparamSampler(Sampler):
+    """Algorithm 1. Recommends the best mean value."""
 
-    The baseline b_i is the mean of the other samples' values, which is independent of z_i and so adds no bias.
+    Options = ProbReparamOptions
+    options: ProbReparamOptions
 
-    Args:
-        logits: [S, D, V] θ.
-        samples: [S, N, D] designs drawn from it, N at least 2.
-        values: [S, N] their acquisition values.
+    def __init__(self, space: SearchSpace, seed: int, options: ProbReparamOptions) -> None:
+        super().__init__(space, seed, options)
+        self._optimizer = ProbabilisticReparameterization(
+            space, options.starts, options.samples, options.steps, options.learning_rate
+        )
+        self._structured = Proposer(space)
 
-    Returns:
-        [S, D, V] gradient with respect to the logits.
-    """
-    count = values.shape[1]
-    advantages = (values - values.mean(1, keepdim=True)) * count / (count - 1)
-    scores = _one_hot(samples, logits.shape[-1]) - torch.softmax(logits, -1)[:, None]
-    return torch.einsum("sn,sndv->sdv", advantages, scores) / count
+    def _propose(self, pending: list[Point], rng: np.random.Generator) -> Point:
+        seen = self.history.points()
+        taken = list(dict.fromkeys([*seen, *pending]))
+        if self.history.observations and self.options.start <= len(taken) < self.space.size:
+            with single_thread():
+                acquisition = self._acquisition(list(dict.fromkeys(pending)), rng)
+                drawn = self._optimizer.draw(acquisition, rng, self._encode(self._best()), self._encode(taken))
+            if drawn is not None:
+                return self.space.decode(drawn.numpy())
+        return unseen(self.space, rng, seen, pending)
 
+    def surrogate(self, rng: np.random.Generator) -> Surrogate:
+        """GP_n, given at least one observation."""
+        observations = self.history.observations
+        if self.options.kernel == "structured":
+            return self._structured.model(observations)
+        y = torch.tensor([observation.value for observation in observations], dtype=torch.float64)
+        x = self._encode([observation.point for observation in observations])
+        return FittedGP(self._optimizer.levels, x, y, int(rng.integers(2**31)), self.options.fit_steps)
 
-def _one_hot(encoded: Tensor, size: int) -> Tensor:
-    return torch.nn.functional.one_hot(encoded.long(), size).to(torch.float64)
+    def _acquisition(self, pending: Sequence[Point], rng: np.random.Generator) -> Acquisition:
+        surrogate = self.surrogate(rng)
+        surrogate.pending(self._encode(pending))
+        incumbent = max(observation.value for observation in self.history.observations)
 
+        def log_ei(x: Tensor) -> Tensor:
+            return log_expected_improvement(surrogate, x, incumbent)
 
-def _rounded(values: Tensor) -> Tensor:
-    return values.round(decimals=_DECIMALS)
+        if self.options.acquisition == "log_ei":
+            return log_ei
+        anywhere = [self.space.sample(rng) for _ in range(64)] + self._best()
+        scale = log_ei(self._encode(anywhere)).max()
+        return lambda x: torch.exp(log_ei(x) - scale)
 
+    def _best(self) -> list[Point]:
+        means = self.history.means()
+        return sorted(means, key=means.__getitem__, reverse=True)[:_CENTRED]
 
-def _without(acquisition: Acquisition, banned: Tensor, levels: tuple[int, ...]) -> Acquisition:
-    """The acquisition, -inf on banned designs."""
-    if not len(banned):
-        return acquisition
-    size = max(levels)
-    banned_hot = _one_hot(banned, size).flatten(1).T
-
-    def allowed(x: Tensor) -> Tensor:
-        equal = (_one_hot(x, size).flatten(1) @ banned_hot).amax(1) >= len(levels)
-        return acquisition(x).masked_fill(equal, -torch.inf)
-
-    return allowed
-
-
-def _ranked(designs: Tensor, acquisition: Acquisition) -> tuple[Tensor, Tensor]:
-    """Allowed designs, each once, best first; equal values in lexicographic order."""
-    designs = torch.unique(designs, dim=0)
-    values = acquisition(designs)
-    order = torch.sort(_rounded(values), descending=True, stable=True).indices
-    order = order[torch.isfinite(values[order])]
-    return designs[order], values[order]
+    def _encode(self, points: Sequence[Point]) -> Tensor:
+        return self._structured.encode(points)

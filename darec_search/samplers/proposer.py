@@ -11,7 +11,7 @@ from torch import Tensor
 from darec_search.samplers.acquisition import MixtureLogEI
 from darec_search.samplers.base import Observation
 from darec_search.samplers.kernels import StructuredKernels, bank
-from darec_search.samplers.prob_reparam import ProbabilisticReparameterization
+from darec_search.samplers.prob_reparam_optimizer import ProbabilisticReparameterization
 from darec_search.samplers.surrogate import Data, StructuredMixture
 from darec_search.space import Point, SearchSpace
 
@@ -25,10 +25,18 @@ class Proposer:
         space: the designs.
         bank_size: M, hyperparameter settings that are weighed against each other.
         noise: range of noise variance over signal amplitude in the bank.
+        polish: end with a local search; else with a draw z ~ p(z | θ), as Algorithm 1 of the paper does.
     """
 
-    def __init__(self, space: SearchSpace, bank_size: int = 256, noise: tuple[float, float] = (0.01, 3.0)) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        bank_size: int = 256,
+        noise: tuple[float, float] = (0.01, 3.0),
+        polish: bool = True,
+    ) -> None:
         self.space = space
+        self._polish = polish
         self.optimizer = ProbabilisticReparameterization(space)
         self._kernels = StructuredKernels(space)
         generator = torch.Generator().manual_seed(_BANK_SEED)
@@ -48,13 +56,16 @@ class Proposer:
         pending: Sequence[Point],
         rng: np.random.Generator,
     ) -> Point | None:
-        """The design with the best acquisition value that has no result and is not under way; None when none is left.
+        """The design with the best acquisition value that has no result and is not under way.
 
         Args:
             observations: at least one.
             failures: designs without a value, not proposed again.
             pending: designs under way.
             rng: for the optimiser.
+
+        Returns:
+            None when no such design is left or, without the polish, was drawn.
         """
         model = self.model(observations)
         told = torch.unique(self.encode([observation.point for observation in observations]), dim=0)
@@ -62,8 +73,10 @@ class Proposer:
         model.pending(self.encode(list(dict.fromkeys(pending))))
         acquisition = MixtureLogEI(model, max(observation.value for observation in observations))
         exclude = self.encode([o.point for o in observations] + [*failures, *pending])
-        with torch.no_grad():
-            candidates, _ = self.optimizer.optimize(acquisition.values, rng, centres, exclude)
+        if not self._polish:
+            drawn = self.optimizer.draw(acquisition.values, rng, centres, exclude)
+            return None if drawn is None else self.space.decode(drawn.numpy())
+        candidates, _ = self.optimizer.optimize(acquisition.values, rng, centres, exclude)
         return self.space.decode(candidates[0].numpy()) if len(candidates) else None
 
     def best(self, observations: Sequence[Observation]) -> Point:

@@ -19,11 +19,13 @@ SPACES = {
     "two_points": SearchSpace(1, slots=1),
 }
 Result = tuple[Point, float | None]
+QUICK = {"prob_reparam": {"starts": 4, "samples": 8, "steps": 5, "fit_steps": 5}}
+"""Budgets that keep the suite short."""
 
 
 @pytest.fixture(params=list(SAMPLERS))
 def make(request: pytest.FixtureRequest) -> Callable[[SearchSpace, int], Sampler]:
-    return lambda space, seed: create(request.param, space, seed)
+    return lambda space, seed: create(request.param, space, seed, **QUICK.get(request.param, {}))
 
 
 @pytest.fixture(params=list(SPACES))

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from darec_search.samplers.prob_reparam import ProbabilisticReparameterization, sample, score_gradient
+from darec_search.samplers.prob_reparam_optimizer import ProbabilisticReparameterization, sample, score_gradient
 from darec_search.space import SearchSpace
 
 
