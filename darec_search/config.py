@@ -77,7 +77,11 @@ class SearchConfig(Section):
         description="`staged`: the λ grid at `fixed_architecture`, then bits at the best λ (the paper). "
         "`joint`: bits and λ together.",
     )
-    sampler: str = Field("ax_bayes", description="`ax_bayes`, `random`, `optuna_tpe` or `optuna_gp`.")
+    sampler: str = Field(
+        "ax_bayes",
+        description="`ax_bayes`, `prob_reparam` (the paper's Algorithm 1), `random`, `optuna_tpe`, `optuna_gp`, "
+        "`optuna_cmaes` or `grid` (small spaces).",
+    )
     sampler_options: dict[str, Any] = Field(default_factory=dict, description="Keyword options of the sampler.")
     trials: Positive = Field(30, description="Trials that the sampler proposes (the λ grid comes on top).")
     epochs: Positive | None = Field(None, description="Epochs of a trial; those of `optimization` when absent.")

@@ -50,7 +50,7 @@ class ProbReparamOptions(Options):
     starts: Annotated[int, Field(ge=1)] = Field(16, description="Values of θ that Adam starts from.")
     samples: Annotated[int, Field(ge=2)] = Field(64, description="Monte-Carlo samples of each start and step.")
     steps: Annotated[int, Field(ge=1)] = Field(60, description="Steps of Adam.")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(0.2, description="Of Adam, on the log-odds.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(0.3, description="Of Adam, on the log-odds.")
     fit_steps: Annotated[int, Field(ge=1)] = Field(500, description="L-BFGS steps of the GP's fit, at most.")
 
 

@@ -3,7 +3,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from darec_search.samplers.prob_reparam_optimizer import ProbabilisticReparameterization, sample, score_gradient
+from darec_search.samplers.prob_reparam_optimizer import (
+    ProbabilisticReparameterization,
+    estimate,
+    sample,
+    score_gradient,
+)
 from darec_search.space import SearchSpace
 
 
@@ -54,6 +59,33 @@ def test_monte_carlo_gradient_is_unbiased(space: SearchSpace) -> None:
     z = (estimates.mean(0) - exact)[valid] / stderr[valid].clamp_min(1e-12)
     assert z.abs().max() < 4.5
     assert exact[valid].abs().max() > 10 * stderr[valid].max()
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_monte_carlo_estimate_agrees_with_enumeration(space: SearchSpace) -> None:
+    designs, values = rugged(space, 1)
+    optimizer = ProbabilisticReparameterization(space, starts=200)
+    logits = 0.5 * optimizer.initial_logits(np.random.default_rng(0))
+    exact = torch.stack([(probability(theta, designs) * values).sum() for theta in logits])
+    estimates, stderr = estimate(lookup(designs, values), logits, 100, np.random.default_rng(1))
+    z = (estimates - exact) / stderr
+    assert z.abs().max() < 4.5
+    assert 0.85 < z.std() < 1.15  # the standard errors are neither too small nor too large
+    assert abs(z.mean()) < 0.25
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_draw_comes_from_the_theta_of_the_largest_expectation(seed: int) -> None:
+    """8 bits, enumerated: after a long ascent θ is nearly a point mass on max α, and so is the draw."""
+    designs, values = rugged(SPACES[0], seed)
+    optimizer = ProbabilisticReparameterization(SPACES[0], starts=16, steps=150)
+    acquisition = lookup(designs, values)
+    drawn = optimizer.draw(acquisition, np.random.default_rng(seed))
+    order = values.argsort(descending=True)
+    assert torch.equal(drawn, designs[order[0]])
+    again = optimizer.draw(acquisition, np.random.default_rng(seed), exclude=designs[order[:3]])
+    assert not (again == designs[order[:3]]).all(1).any()
+    assert optimizer.draw(acquisition, np.random.default_rng(seed), exclude=designs) is None
 
 
 def test_samples_follow_theta() -> None:
