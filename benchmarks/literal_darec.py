@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +19,13 @@ from reference import ReferenceDARec
 __all__ = ["ReferenceDARec", "literal_loss"]
 
 
-class _Sentences(Sequence[list[int]]):
+class _Sentences:
     """Items' tokens as the lists that the reference wants."""
 
     def __init__(self, tokens: Ragged) -> None:
         self.tokens = tokens
 
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __getitem__(self, item: int) -> list[int]:  # type: ignore[override]
+    def __getitem__(self, item: int) -> list[int]:
         return [int(token) for token in self.tokens[item]]
 
 
