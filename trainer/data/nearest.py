@@ -22,7 +22,8 @@ QUERIES = 1024
 _TILE_BYTES = 2**27
 _BYTES_PER_DISTANCE = 32  # the distance, its quotient, its rank, and a copy in the selection
 _NEVER = np.iinfo(np.int64).max
-_LISTS_PER_ROOT, _FEWEST_PER_LIST, _PROBED = 4, 40, 16
+_LISTS_PER_ROOT, _FEWEST_PER_LIST = 4, 40
+_PROBED, _LOOKED_AT = 16, 2560  # lists that are read, and vectors in them, at least
 _MOST_PASSED_OVER = 1024
 
 
@@ -135,5 +136,6 @@ def _inverted_file(vectors: NDArray[np.float32]) -> Any:
     index.cp.max_points_per_centroid = 2 * _FEWEST_PER_LIST
     index.train(vectors)
     index.add(vectors)
-    index.nprobe = _PROBED
+    # Small catalogues have short lists, and need more of them for the same share of the true neighbours.
+    index.nprobe = max(_PROBED, math.ceil(_LOOKED_AT * lists / n))
     return index
