@@ -7,8 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 _BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Threads that wait for each other over tiny tensors cost minutes on a busy machine."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
