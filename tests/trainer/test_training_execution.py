@@ -99,7 +99,7 @@ def test_deterministic_mode_lasts_as_long_as_the_run(home, warm, plain, tmp_path
 
 
 def test_one_worker_has_nobody_to_spread_its_backbone_over(home, warm, plain, tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="trainer")
     config = tiny_run(home, execution={"shard_backbone": True})
     assert curve(run(config, tmp_path, warm=warm)) == plain
     assert "execution.shard_backbone has no effect" in caplog.text
