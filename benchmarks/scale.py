@@ -1,7 +1,7 @@
 """Time and memory at ten million interactions and a million items.
 
 python benchmarks/scale.py [--quick] [--record] [--parts generate prepare_parquet …] [--users 1000000] [--items 1000000]
-                           [--rounds 10] [--out runs/scale]
+                           [--rounds 10] [--drawn-negatives] [--out runs/scale]
 
 Each part runs in a process of its own, so that its peak memory is its own, and builds on what earlier ones left in
 `--out`. Needs the extra `ann`. The shop is made up (`large/shop.py`), so scores on it would say nothing.
@@ -45,7 +45,7 @@ def _in_a_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
     chosen = [
         f"--{key}={getattr(options, key)}" for key in ("users", "items", "rounds", "batches", "steps", "ranked", "out")
     ]
-    command = [sys.executable, __file__, f"--part={name}", *chosen]
+    command = [sys.executable, __file__, f"--part={name}", *chosen, *(["--drawn-negatives"] * options.drawn_negatives)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     others = ", ".join(f"{key} {value}" for key, value in figures.items() if key not in COMMON)
@@ -57,6 +57,11 @@ def _in_a_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="200,000 interactions and 20,000 items, about a minute")
+    parser.add_argument(
+        "--drawn-negatives",
+        action="store_true",
+        help="draw hard negatives at random, where mining is left out by --parts",
+    )
     parser.add_argument("--record", action="store_true", help="append the result to results/scale.jsonl")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)

@@ -55,8 +55,13 @@ def sampled_cross_entropy(
     Returns:
         The weighted sum, and [R] cross-entropies without gradient.
     """
-    rivals_rn = linear(states_rd, head.weight[sampled_n], head.bias[sampled_n]).float()
-    target_r = (states_rd * head.weight[targets_r]).sum(-1).float() + head.bias[targets_r]
+    # Gathered once, since each gathering has a gradient of the head's whole size.
+    items = torch.cat([sampled_n, targets_r])
+    sizes = [len(sampled_n), len(targets_r)]
+    rival_weights_nd, target_weights_rd = head.weight.index_select(0, items).split(sizes)
+    rival_biases_n, target_biases_r = head.bias.index_select(0, items).split(sizes)
+    rivals_rn = linear(states_rd, rival_weights_nd, rival_biases_n).float()
+    target_r = (states_rd * target_weights_rd).sum(-1).float() + target_biases_r
     is_target_rn = sampled_n == targets_r[:, None]
     counts_r = (len(sampled_n) - is_target_rn.sum(1)).clamp(min=1)
     rivals_rn = rivals_rn.masked_fill(is_target_rn, -math.inf) + torch.log((head.out_features - 1) / counts_r)[:, None]

@@ -9,14 +9,18 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from large.shop import write_shop
 from trainer.config import RunConfig
+from trainer.data.dataset import Dataset
+from trainer.data.ragged import Ragged
 
 Figures = dict[str, Any]
+_DRAWN = 50
 
 
 def generate(options: argparse.Namespace) -> Figures:
@@ -52,7 +56,6 @@ def _prepare(options: argparse.Namespace, kind: str) -> Figures:
 
 def negatives(options: argparse.Namespace) -> Figures:
     """Mine hard negatives of every item by the index."""
-    from trainer.data.dataset import Dataset
     from trainer.data.negatives import hard_negatives
 
     dataset = Dataset.open(options.out / "parquet")
@@ -63,14 +66,12 @@ def negatives(options: argparse.Namespace) -> Figures:
 def plan(options: argparse.Namespace) -> Figures:
     """Open the dataset and plan batches."""
     from trainer.data.batches import BatchPlanner
-    from trainer.data.dataset import Dataset
-    from trainer.data.negatives import hard_negatives
 
     started = time.perf_counter()
     dataset = Dataset.open(options.out / "parquet")
     opened = time.perf_counter()
     config = _config(options)
-    hard = hard_negatives(dataset, config.negatives, options.out / "cache")
+    hard = _hard_negatives(dataset, config, options)
     loaded = time.perf_counter()
     batches = BatchPlanner(dataset.train, dataset.n_items, hard, config, cf_negatives=4).epoch(0)
     next(batches)
@@ -98,7 +99,10 @@ def train(options: argparse.Namespace) -> Figures:
 
     config, device = _config(options), default_device()
     started = time.perf_counter()
-    materials = Warm().materials(config)
+    # Without L_cl nothing is mined here: the negatives are the part `negatives`, or drawn.
+    unmined = config.model_copy(update={"losses": config.losses.model_copy(update={"contrastive": 0.0})})
+    materials = Warm().materials(unmined)
+    materials = replace(materials, hard_negatives=_hard_negatives(materials.dataset, config, options))
     training = Training(config, materials, options.out / "run", device)
     times = [time.perf_counter()]
     source = steps(
@@ -130,6 +134,16 @@ def train(options: argparse.Namespace) -> Figures:
         "ranked_users_per_s": _rounded(len(ranks) / (time.perf_counter() - times[-1])),
         "trained_parameters": sum(parameter.numel() for parameter in training.trained),
     }
+
+
+def _hard_negatives(dataset: Dataset, config: RunConfig, options: argparse.Namespace) -> Ragged:
+    """The mined ones, or as many drawn at random as a step's cost depends on, where mining is left out."""
+    from trainer.data.negatives import hard_negatives
+
+    if not options.drawn_negatives:
+        return hard_negatives(dataset, config.negatives, options.out / "cache")
+    drawn = np.random.default_rng(0).integers(0, dataset.n_items, (dataset.n_items, _DRAWN))
+    return Ragged.from_lengths(drawn.ravel(), np.full(dataset.n_items, _DRAWN))
 
 
 def _config(options: argparse.Namespace) -> RunConfig:
