@@ -58,7 +58,8 @@ def darec_losses(model: DARec, step: StepInput, config: LossConfig) -> dict[str,
     """Loss by name for one worker's share of a batch: `sequence`, `align`, `contrastive`, `collaborative`, `total`.
 
     Losses without a term or with weight 0 are left out. Over all workers they add up to the batch's means, and `total`
-    to L = L_seq + λ1 L_align + λ2 L_cl + λ3 L_cf.
+    to L = L_seq + λ1 L_align + λ2 L_cl + λ3 L_cf. Each is a scalar; `total` is the one to differentiate, since
+    `sequence` and `align` carry no gradient of their own.
     """
     states = model(step.streams)
     n_rows = len(step.targets)

@@ -36,7 +36,7 @@ class DARec(nn.Module):
     """The model.
 
     Args:
-        backbone: the frozen decoder; shared between models, never changed.
+        backbone: the frozen language model; shared between models, never changed.
         config: variant, adapters and CF model.
         n_users: users that are trained on.
         n_items: items, all of them ranked.
