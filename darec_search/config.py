@@ -46,6 +46,10 @@ class StudyDataConfig(Section):
         description="Makes the folder when it is absent, so that one file goes from raw data to an export.",
     )
     search_fraction: Fraction = Field(1.0, description="b: fraction of the users that a trial trains on (Data_BO).")
+    validation_users: Literal["trained", "all"] = Field(
+        "trained",
+        description="Whose validation items a trial is judged by: the users it trains on, or all.",
+    )
     max_items: Positive = Field(50, description="Newest items of a history that enter a stream.")
     max_item_tokens: Positive = Field(30, description="Tokens of an item sentence that are kept.")
 
@@ -183,6 +187,7 @@ class StudyConfig(Section):
                 path=str(Path(self.data.path).absolute()),
                 users_fraction=users_fraction,
                 subset_seed=self.seed,
+                validation_users=self.data.validation_users,
                 max_items=self.data.max_items,
                 max_item_tokens=self.data.max_item_tokens,
             ),

@@ -238,7 +238,7 @@ def _environment(config: StudyConfig, fingerprint: str, layers: int) -> dict[str
 def _identity(config: StudyConfig, fingerprint: str, layers: int) -> dict[str, Any]:
     dumped = config.model_dump(mode="json")
     model = {name: value for name, value in dumped["model"].items() if name != "architecture"}
-    data = {name: dumped["data"][name] for name in ("max_items", "max_item_tokens")}
+    data = {name: dumped["data"][name] for name in ("validation_users", "max_items", "max_item_tokens")}
     return {
         "fingerprint": fingerprint,
         "layers": layers,

@@ -26,6 +26,11 @@ class DataConfig(Section):
     path: str = Field(description="Dataset folder made by `darec-search data prepare`.")
     users_fraction: Fraction = Field(1.0, description="Fraction b of the users (Data_BO); every item stays.")
     subset_seed: int = Field(0, description="Which users a fraction below 1 draws.")
+    validation_users: Literal["trained", "all"] = Field(
+        "trained",
+        description="Whose validation items a run is judged by: the users it trains on, or all, the others known by "
+        "their history alone.",
+    )
     max_items: Positive = Field(50, description="Newest items of a history that enter a sequence stream.")
     max_item_tokens: Positive = Field(30, description="Tokens of an item sentence that are kept.")
 
@@ -160,6 +165,11 @@ class OptimizationConfig(Section):
         0.06, description="Share of the steps with rising rate."
     )
     max_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Gradients are clipped to this norm.")
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Evaluate and keep the exponential moving average of the trained weights, with this decay a step; "
+        "the weights of the last step when absent.",
+    )
     patience: Positive | None = Field(
         None, description="Stop after so many evaluations without a better validation MRR; never when absent."
     )

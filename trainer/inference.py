@@ -85,7 +85,7 @@ class TrainedModel:
                 max_items=self.max_items,
                 device=self.device,
                 workers=Workers(0, 1),
-                known_users=known_users,
+                users=None if known_users else np.full(dataset.n_users, -1),
                 top=top,
             )
 

@@ -30,6 +30,8 @@ class Ranked:
     """[n] float64 rank of each target."""
     top_items: Tensor
     """[n, k] indices of the best items, best first; among equal scores any may come first."""
+    log_likelihoods: Tensor | None = None
+    """[n] float64 log p(target), the softmax over all items, where it was asked for."""
 
 
 class RunningTop:
@@ -64,6 +66,27 @@ class RunningTop:
         if self._blocks is None:
             raise ValueError("top lists need at least one block of scores")
         return self._blocks
+
+
+class RunningLogLikelihood:
+    """log p of each target under the softmax of scores that come block by block.
+
+    Args:
+        scores_nb: scores of the block that holds every target.
+        targets_n: places of the targets within that block.
+    """
+
+    def __init__(self, scores_nb: Tensor, targets_n: Tensor) -> None:
+        self._target_scores = scores_nb.gather(1, targets_n.long().unsqueeze(1))[:, 0]
+        self._normalizers = scores_nb.logsumexp(1)
+
+    def add(self, scores_nb: Tensor) -> None:
+        """Count another block."""
+        self._normalizers = torch.logaddexp(self._normalizers, scores_nb.logsumexp(1))
+
+    def values(self) -> Tensor:
+        """[n] log-likelihoods over all that was counted, in float64."""
+        return (self._target_scores - self._normalizers).double()
 
 
 class ItemScorer:
@@ -107,8 +130,8 @@ class ItemScorer:
         return scores, items
 
     @torch.no_grad()
-    def rank(self, states_nd: Tensor, targets_n: NDArray[np.integer], k: int) -> Ranked:
-        """Rank each user's target among all items, and list the k best.
+    def rank(self, states_nd: Tensor, targets_n: NDArray[np.integer], k: int, *, likelihood: bool = False) -> Ranked:
+        """Rank each user's target among all items, and list the k best; on request its log-likelihood too.
 
         A user's first block is the one that holds the target, so that the target's score is read where it is compared
         and ties are seen exactly.
@@ -118,22 +141,27 @@ class ItemScorer:
         order_n = torch.from_numpy(order).to(states_nd.device, non_blocking=True)
         targets = torch.from_numpy(targets_n[order].astype(np.int64)).to(states_nd.device, non_blocking=True)
         parts = [
-            self._rank(states_nd.index_select(0, order_n[rows]), targets[rows], int(homes[order[rows.start]]), k)
+            self._rank(
+                states_nd.index_select(0, order_n[rows]), targets[rows], int(homes[order[rows.start]]), k, likelihood
+            )
             for rows in _runs(homes[order], self.block_users)
         ]
         back = torch.empty_like(order_n)
         back[order_n] = torch.arange(len(order), device=back.device)
         return Ranked(*(torch.cat(part).index_select(0, back) for part in zip(*parts, strict=True)))
 
-    def _rank(self, states_nd: Tensor, targets_n: Tensor, home: int, k: int) -> tuple[Tensor, Tensor]:
+    def _rank(self, states_nd: Tensor, targets_n: Tensor, home: int, k: int, likelihood: bool) -> tuple[Tensor, ...]:
         blocks = self._blocks(states_nd, home)
         first, scores = next(blocks)
         running, top = RunningRanks(scores, targets_n - first), RunningTop(k)
+        likely = RunningLogLikelihood(scores, targets_n - first) if likelihood else None
         top.add(scores, first)
         for first, scores in blocks:
             running.add(scores)
             top.add(scores, first)
-        return running.ranks(), top.lists()[1]
+            if likely is not None:
+                likely.add(scores)
+        return running.ranks(), top.lists()[1], *([] if likely is None else [likely.values()])
 
     def _blocks(self, states_nd: Tensor, home: int = 0) -> Iterator[tuple[int, Tensor]]:
         """First item and float32 scores [n, B] of every block, `home` before the others."""

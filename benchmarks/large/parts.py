@@ -92,7 +92,7 @@ def train(options: argparse.Namespace) -> Figures:
 
     from trainer.device import default_device
     from trainer.losses import darec_losses
-    from trainer.training.evaluation import rank_targets
+    from trainer.training.evaluation import rank_users
     from trainer.training.feed import steps, to_device
     from trainer.training.loop import Training
     from trainer.training.warm import Warm
@@ -116,7 +116,7 @@ def train(options: argparse.Namespace) -> Figures:
         times.append(time.perf_counter())
     after_steps = _peak_mib()
     dataset, some = materials.dataset, np.arange(min(options.ranked, materials.dataset.n_users))
-    ranks = rank_targets(
+    ranks = rank_users(
         training.model.eval(),
         materials.packer,
         dataset.train.take(some),
@@ -124,7 +124,7 @@ def train(options: argparse.Namespace) -> Figures:
         max_items=config.data.max_items,
         device=device,
         workers=training.workers,
-    )
+    ).ranks
     return {
         "device": device,
         "materials_s": _rounded(times[0] - started),

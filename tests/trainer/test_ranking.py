@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -47,6 +47,17 @@ def test_blocks_rank_and_list_what_all_scores_at_once_do(shop, k):
         assert all(len(set(row)) == len(row) for row in items.tolist())
     torch.testing.assert_close(scorer.best(states, k)[0], expected, equal_nan=True, rtol=0, atol=0)
     torch.testing.assert_close(scorer.all_scores(states), scores, equal_nan=True, rtol=0, atol=0)
+
+
+@given(shops())
+def test_blocks_give_the_likelihood_that_all_scores_at_once_do(shop):
+    states, targets, head, scorer = shop
+    assume(torch.isfinite(head.bias).all())
+    scores = head(states).detach().double()
+    expected = scores.log_softmax(1).gather(1, torch.from_numpy(targets).long()[:, None])[:, 0]
+    found = scorer.rank(states, targets, 0, likelihood=True).log_likelihoods
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert scorer.rank(states, targets, 0).log_likelihoods is None
 
 
 class Largest(TorchDispatchMode):

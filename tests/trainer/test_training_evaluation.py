@@ -68,7 +68,7 @@ def test_everyone_is_ranked_as_if_alone(model, packer, shop, monkeypatch, tokens
     scores = dense_scores(model, packer, histories, users)
     found = rank_users(
         model, packer, histories, targets,
-        max_items=MAX_ITEMS, device="cpu", workers=Workers(0, 1), known_users=known, top=3,
+        max_items=MAX_ITEMS, device="cpu", workers=Workers(0, 1), users=users, top=3,
     )  # fmt: skip
     assert torch.equal(found.ranks, ranks(scores, torch.from_numpy(targets)))
     assert torch.equal(found.top_items, scores.topk(3, 1).indices)

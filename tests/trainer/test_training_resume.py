@@ -93,6 +93,13 @@ def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(home, warm, whole, 
     assert resumed.progress.step == EPOCHS * STEPS_PER_EPOCH
 
 
+def test_a_killed_run_goes_on_with_its_average(home, warm, tmp_path):
+    config = config_of(home, optimization={**config_of(home).optimization.model_dump(), "ema_decay": 0.9})
+    whole = outcome(train(config, warm, tmp_path / "whole"))
+    killed_at(5)(config, warm, tmp_path / "killed")
+    assert outcome(train(config, warm, tmp_path / "killed")) == whole
+
+
 def test_where_checkpoints_stand_changes_nothing(home, warm, whole, tmp_path):
     assert outcome(train(config_of(home, every=None), warm, tmp_path)) == whole
 

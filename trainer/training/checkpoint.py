@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from trainer.models.darec import DARec
+from trainer.training.averaging import WeightAverage
 from trainer.training.result import Row, write_atomic
 from trainer.training.workers import Workers
 
@@ -58,10 +60,11 @@ class Checkpoints:
         folder: holds nothing else.
         model: its trained tensors are saved and set.
         optimizer: its moments are saved and set.
+        average: its tensors are saved and set, if there is one.
     """
 
-    def __init__(self, folder: Path, model: DARec, optimizer: AdamW) -> None:
-        self._folder, self._model, self._optimizer = folder, model, optimizer
+    def __init__(self, folder: Path, model: DARec, optimizer: AdamW, average: WeightAverage | None = None) -> None:
+        self._folder, self._model, self._optimizer, self._average = folder, model, optimizer, average
         self._best = (-1, "")
         """Epoch and digest of the best state on disk."""
 
@@ -73,6 +76,9 @@ class Checkpoints:
             "model.safetensors": _save(self._model.trained_state(), temporary / "model.safetensors"),
             "optimizer.safetensors": _save(_optimizer_tensors(self._optimizer), temporary / "optimizer.safetensors"),
         }
+        if self._average is not None:
+            tensors = _numbered(self._average.tensors)
+            digests["average.safetensors"] = _save(tensors, temporary / "average.safetensors")
         kept = []
         if progress.best_epoch is not None:
             # Beside the checkpoints, since most of them share it.
@@ -123,8 +129,12 @@ class Checkpoints:
             name = _best_name(progress.best_epoch)
             best = _load(self._folder / name, digests)
             self._best = progress.best_epoch, digests[name]
+        averaged = {} if self._average is None else _load(candidate / "average.safetensors", digests)
         optimizer_state = _optimizer_state(self._optimizer, moments)
         self._model.load_trained_state(state)
+        if self._average is not None:
+            for name, tensor in _numbered(self._average.tensors).items():
+                tensor.copy_(averaged[name])
         self._optimizer.load_state_dict(optimizer_state)
         return progress, best
 
@@ -136,6 +146,10 @@ class Checkpoints:
                 shutil.rmtree(other, ignore_errors=True)
             else:
                 other.unlink(missing_ok=True)
+
+
+def _numbered(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    return {str(number): tensor for number, tensor in enumerate(tensors)}
 
 
 def _name(epoch: int, epoch_step: int) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.data.ragged import Ragged
+from trainer.metrics import ranking_metrics
 from trainer.models.darec import DARec
 from trainer.models.streams import PackedStreams, StreamPacker
 from trainer.ranking import ItemScorer, Ranked
@@ -57,8 +58,9 @@ def rank_users(
     max_items: int,
     device: str,
     workers: Workers,
-    known_users: bool = True,
+    users: NDArray[np.int64] | None = None,
     top: int = 0,
+    likelihood: bool = False,
 ) -> Ranked:
     """Rank of each user's target among all items, 1 + #higher + ½ #ties, and the best items; workers share the users.
 
@@ -70,39 +72,45 @@ def rank_users(
         max_items: newest items of a history that enter its stream.
         device: where the model is.
         workers: who shares the work.
-        known_users: the users are those the model was trained on, in the same order.
+        users: [users] each one's number in the training, -1 for one that was not trained on; those of the training in
+            their order when absent.
         top: best items of each user that are wanted.
+        likelihood: log p(target) is wanted too.
 
     Returns:
         Ranks and top lists of all users, on the CPU.
     """
     newest = histories.newest(max_items)
     order, chunks = plan_chunks(_stream_tokens(packer, newest), _token_budget(device), workers)
-    users = np.arange(len(order)) if known_users else np.full(len(order), -1)
+    users = np.arange(len(order)) if users is None else users
     scorer = ItemScorer.on(model.item_head, device)
     parts = []
     for group in _groups(chunks):
         states = torch.cat(list(_states(model, packer, newest, users, group, device)))
-        parts.append(scorer.rank(states, targets[np.concatenate(group)], top))
+        parts.append(scorer.rank(states, targets[np.concatenate(group)], top, likelihood=likelihood))
     mine = len(order[workers.rank :: workers.world])
     back = torch.from_numpy(np.argsort(order))
-    ranks = torch.cat([part.ranks for part in parts])[:mine].cpu()
-    top_items = torch.cat([part.top_items for part in parts])[:mine].cpu()
-    return Ranked(workers.gather(ranks)[back], workers.gather(top_items)[back])
+
+    def everyone(parts: list[Tensor]) -> Tensor:
+        return workers.gather(torch.cat(parts)[:mine].cpu())[back]
+
+    return Ranked(
+        everyone([part.ranks for part in parts]),
+        everyone([part.top_items for part in parts]),
+        everyone([part.log_likelihoods for part in parts if part.log_likelihoods is not None]) if likelihood else None,
+    )
 
 
-def rank_targets(
-    model: DARec,
-    packer: StreamPacker,
-    histories: Ragged,
-    targets: NDArray[np.int32],
-    *,
-    max_items: int,
-    device: str,
-    workers: Workers,
-) -> Tensor:
-    """[users] rank of each user's target, as `rank_users` finds them for the users of the training."""
-    return rank_users(model, packer, histories, targets, max_items=max_items, device=device, workers=workers).ranks
+def validation_metrics(ranked: Ranked) -> dict[str, float]:
+    """What an evaluation during training reports: means over the users.
+
+    Returns:
+        The ranking metrics, and `log_likelihood`, minus the cross-entropy over all items in nats. It moves with every
+        item's score, not only with ranks near the top, so it differs less from seed to seed than MRR.
+    """
+    if ranked.log_likelihoods is None:
+        raise ValueError("the ranking was made without likelihoods")
+    return {**ranking_metrics(ranked.ranks), "log_likelihood": float(ranked.log_likelihoods.mean())}
 
 
 @torch.no_grad()

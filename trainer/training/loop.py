@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,11 +15,11 @@ from torch import Tensor
 from trainer.config import RunConfig
 from trainer.data.batches import BatchPlanner
 from trainer.losses import StepInput, darec_losses
-from trainer.metrics import ranking_metrics
 from trainer.models.darec import DARec
+from trainer.training.averaging import WeightAverage
 from trainer.training.checkpoint import Checkpoints, Progress
 from trainer.training.divergence import LOSSES, LossWatch, Moment
-from trainer.training.evaluation import rank_targets
+from trainer.training.evaluation import rank_users, validation_metrics
 from trainer.training.feed import Step, ahead, steps, to_device
 from trainer.training.feed import to_step_input as to_step_input  # part of this door
 from trainer.training.optimizer import apply_step, create_optimizer, set_learning_rate
@@ -66,7 +67,9 @@ class Training:
         )
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = create_optimizer(self.model, config.optimization)
-        self.checkpoints = Checkpoints(folder / "checkpoint", self.model, self.optimizer)
+        decay = config.optimization.ema_decay
+        self.average = WeightAverage(self.trained, decay) if decay is not None else None
+        self.checkpoints = Checkpoints(folder / "checkpoint", self.model, self.optimizer, self.average)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.first_step_at: float | None = None
@@ -143,6 +146,8 @@ class Training:
         norm = torch.nn.utils.clip_grad_norm_(self.trained, config.max_grad_norm)
         moment = Moment(progress.step + 1, progress.epoch + 1, rate)
         apply_step(self.optimizer, skip=watch.look(moment, losses_l, norm))
+        if self.average is not None:
+            self.average.update(moment.step)
         return losses_l
 
     def _losses(self, part: StepInput) -> dict[str, Tensor]:
@@ -155,19 +160,25 @@ class Training:
         return every is not None and done % every == 0 and done < n_steps
 
     def _evaluate(self, losses: dict[str, float]) -> None:
-        dataset = self.materials.dataset
+        with self.average.applied() if self.average is not None else nullcontext():
+            self._evaluate_weights(losses)
+
+    def _evaluate_weights(self, losses: dict[str, float]) -> None:
+        judged = self.materials.validation
         self.model.eval()
         with autocast(self.config.execution.precision, self.device):
-            ranks = rank_targets(
+            ranked = rank_users(
                 self.model,
                 self.materials.packer,
-                dataset.train,
-                dataset.validation,
+                judged.histories,
+                judged.targets,
                 max_items=self.config.data.max_items,
                 device=self.device,
                 workers=self.workers,
+                users=judged.users,
+                likelihood=True,
             )
-        metrics = ranking_metrics(ranks)
+        metrics = validation_metrics(ranked)
         progress = self.progress
         self._count_time()
         at = {"epoch": progress.epoch, "step": progress.step, "time": time.time(), "seconds": progress.wall_s}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trainer.architecture import Architecture
 from trainer.cache import cached
 from trainer.config import BackboneConfig, NegativesConfig, RunConfig
@@ -21,10 +24,23 @@ from trainer.training.workers import Workers
 
 
 @dataclass(frozen=True)
+class Validation:
+    """Whose held-out items a run is judged by."""
+
+    histories: Ragged
+    """[users] items before the target."""
+    targets: NDArray[np.int32]
+    """[users]."""
+    users: NDArray[np.int64]
+    """[users] each one's number in the training, -1 for one that is not trained on."""
+
+
+@dataclass(frozen=True)
 class Materials:
     """Everything that a run needs and does not change."""
 
     dataset: Dataset
+    validation: Validation
     backbone: LoadedBackbone
     packer: StreamPacker
     hard_negatives: Ragged
@@ -66,7 +82,8 @@ class Warm:
             negatives = self._negatives[negatives_key]
         else:
             negatives = self._negatives[negatives_key] = hard_negatives(dataset, config.negatives, cache)
-        return Materials(dataset, backbone, packer, negatives)
+        judged = full if data.validation_users == "all" else dataset
+        return Materials(dataset, _validation(judged, dataset), backbone, packer, negatives)
 
     def _backbone(self, config: RunConfig, dataset: Dataset, cache: Path) -> LoadedBackbone:
         wanted, precision = config.model.backbone, config.execution.precision
@@ -89,6 +106,13 @@ class Warm:
             prompt = backbone.tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
             self._packers[key] = StreamPacker(tokens.values, tokens.offsets, prompt)
         return self._packers[key]
+
+
+def _validation(judged: Dataset, trained: Dataset) -> Validation:
+    """The validation items of one (sub)set of the users for a run on another."""
+    number = np.full(max(judged.user_index.max(), trained.user_index.max()) + 1, -1)
+    number[trained.user_index] = np.arange(trained.n_users)
+    return Validation(judged.train, judged.validation, number[judged.user_index])
 
 
 def builtin_folder(config: BackboneConfig, dataset: Dataset, cache: Path) -> Path:
