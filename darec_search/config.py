@@ -87,6 +87,11 @@ class SearchConfig(Section):
         "`optuna_cmaes` or `grid` (small spaces).",
     )
     sampler_options: dict[str, Any] = Field(default_factory=dict, description="Keyword options of the sampler.")
+    objective: Literal["log_likelihood", "mrr"] = Field(
+        "log_likelihood",
+        description="What the search maximises: validation log-likelihood, which orders architectures as MRR does with "
+        "less noise, or `mrr` itself (the paper). Re-tests and reports are in MRR either way.",
+    )
     trials: Positive = Field(30, description="Trials that the sampler proposes (the λ grid comes on top).")
     epochs: Positive | None = Field(None, description="Epochs of a trial; those of `optimization` when absent.")
     weights: WeightLevels = Field(default_factory=lambda: WeightLevels(), description="The λ grid.")

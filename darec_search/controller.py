@@ -164,7 +164,7 @@ def _run_grid(study: Study, grid: Sequence[Point], runner: Runner, report: OnEve
 
     _drive(study, runner, report, next_spec, lambda trial: None)
     trials = [study.trial(spec.id) for spec in specs]
-    best = best_trial(trials)
+    best = best_trial(trials, study.config.search.objective)
     if best is None:
         reasons = sorted({trial.result.reason or trial.status for trial in trials if trial.result})
         raise SearchFailed(f"no trial of the λ grid finished: {'; '.join(reasons)}")
@@ -185,7 +185,7 @@ def _propose(stage: _Stage, runner: Runner, report: OnEvent, known: Sequence[Tri
     sampler = samplers.create(config.sampler, stage.space, stage.study.config.seed, **config.sampler_options)
     ended = [(trial.result.cost.ended_at, trial.spec.number, trial) for trial in mine if trial.result]
     for trial in [*known, *(trial for _, _, trial in sorted(ended, key=lambda entry: entry[:2]))]:
-        _tell(sampler, stage.seen(trial.spec), trial)
+        _tell(stage, sampler, trial)
     unfinished = deque(trial.spec for trial in mine if trial.result is None)
     left = config.trials - len(mine)
 
@@ -198,7 +198,7 @@ def _propose(stage: _Stage, runner: Runner, report: OnEvent, known: Sequence[Tri
         left -= 1
         return stage.request(sampler.ask([stage.seen(spec) for spec in pending]))
 
-    _drive(stage.study, runner, report, next_spec, lambda trial: _tell(sampler, stage.seen(trial.spec), trial))
+    _drive(stage.study, runner, report, next_spec, lambda trial: _tell(stage, sampler, trial))
 
 
 def _drive(
@@ -225,8 +225,8 @@ def _drive(
                 done(Trial(pending.pop(event.trial_id), event.result, study.trial_folder(event.trial_id)))
 
 
-def _tell(sampler: Sampler, point: Point, trial: Trial) -> None:
-    value = trial.objective
+def _tell(stage: _Stage, sampler: Sampler, trial: Trial) -> None:
+    point, value = stage.seen(trial.spec), trial.search_value(stage.study.config.search.objective)
     if value is not None and math.isfinite(value):
         sampler.tell(point, value)
     else:

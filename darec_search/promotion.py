@@ -101,7 +101,7 @@ def candidates(study: Study) -> dict[str, Point]:
     Raises:
         PromotionFailed: if no trial of the search finished.
     """
-    ranked = sorted(search_values(study).items(), key=lambda entry: -entry[1])
+    ranked = sorted(search_values(study, study.config.search.objective).items(), key=lambda entry: -entry[1])
     if not ranked:
         failed = [trial.result.reason for trial in study.trials() if trial.result and trial.result.reason]
         raise PromotionFailed(f"no trial of the search finished{': ' + failed[-1] if failed else ''}")
@@ -128,14 +128,16 @@ def _recommended(study: Study, values: Mapping[Point, float]) -> Point:
     return sampler.best()
 
 
-def search_values(study: Study) -> dict[Point, float]:
-    """Mean validation MRR of every point that the search finished at its own fidelity."""
+def search_values(study: Study, objective: str) -> dict[Point, float]:
+    """Mean value by an objective of every point that the search finished at its own fidelity."""
     values: dict[Point, list[float]] = defaultdict(list)
     fidelity = search_fidelity(study)
     for trial in study.trials():
-        in_search = trial.spec.stage in SEARCH_STAGES
-        if in_search and trial.spec.fidelity == fidelity and trial.objective is not None:
-            values[trial.spec.point].append(trial.objective)
+        if trial.spec.stage not in SEARCH_STAGES or trial.spec.fidelity != fidelity:
+            continue
+        value = trial.search_value(objective)
+        if value is not None:
+            values[trial.spec.point].append(value)
     return {point: statistics.fmean(found) for point, found in values.items()}
 
 
@@ -151,7 +153,7 @@ def retest(study: Study, runner: Runner, on_event: OnEvent) -> Promotion:
     specs = {arm: [_request(study, point, seed, fidelity, arm) for seed in seeds] for arm, point in arms.items()}
     # Seed by seed, so that an interrupted re-test has compared all arms equally.
     _run(study, runner, [specs[arm][place] for place in range(len(seeds)) for arm in arms], on_event)
-    found = search_values(study)
+    found = search_values(study, "mrr")
     promotion = _decide([_candidate(study, arm, point, specs[arm], found.get(point)) for arm, point in arms.items()])
     write_atomic(study.folder / "promotion.json", promotion.model_dump_json(indent=2))
     logger.info("%s", promotion.reason)

@@ -24,6 +24,7 @@ import yaml
 from pydantic import ValidationError
 
 from darec_search.config import StudyConfig, explain, read_yaml
+from darec_search.objective import objective_of
 from darec_search.space import SearchSpace
 from darec_search.trial import TrialSpec
 from trainer.architecture import Architecture
@@ -49,6 +50,22 @@ class Trial:
     def objective(self) -> float | None:
         """Validation MRR of a finished trial, else None."""
         return self.result.objective if self.result else None
+
+    def search_value(self, objective: str) -> float | None:
+        """What a finished trial is worth by `search.objective`, else None.
+
+        Raises:
+            BadInput: if it finished without that figure, as trials of older versions did.
+        """
+        if self.objective is None or self.result is None:
+            return None
+        value = objective_of(objective, self.result.curve or [self.result.metrics])
+        if value is None:
+            raise BadInput(
+                f"search.objective: trial {self.spec.id} in {self.folder} was not judged by {objective}; choose mrr, "
+                "or another `output`"
+            )
+        return value
 
     @property
     def status(self) -> str:
@@ -215,10 +232,11 @@ def check_folder(config: StudyConfig, fingerprint: str, layers: int) -> None:
         raise BadInput(f"{folder}: is not empty and holds no study; choose another `output`")
 
 
-def best_trial(trials: Iterable[Trial]) -> Trial | None:
+def best_trial(trials: Iterable[Trial], objective: str = "mrr") -> Trial | None:
     """The finished trial with the highest objective (the luckiest draw, not a recommendation)."""
-    finished = [trial for trial in trials if trial.objective is not None]
-    return max(finished, key=lambda trial: (trial.objective or 0.0, -trial.spec.number), default=None)
+    values = [(trial.search_value(objective), trial) for trial in trials]
+    finished = [(value, -trial.spec.number, trial) for value, trial in values if value is not None]
+    return max(finished, key=lambda entry: entry[:2])[2] if finished else None
 
 
 def _environment(config: StudyConfig, fingerprint: str, layers: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def tiny(folder, strategy="staged", levels=LEVELS, trials=TRIALS, **search_field
 def outcome(spec):
     """Parallel adapters and λ = 0.1 are good; durations differ, so that trials end out of order."""
     value = sum(spec.bits) / 10 - abs(spec.weights.get("align", 0.1) - 0.1)
-    return 1.0 + int(spec.id[:2], 16) % 7, RunResult(status="finished", metrics={"mrr": value})
+    return 1.0 + int(spec.id[:2], 16) % 7, RunResult(status="finished", metrics={"mrr": value, "log_likelihood": value})
 
 
 class Recorder:
@@ -148,7 +148,9 @@ def test_trials_without_a_value_count_and_do_not_stop_the_search(tmp_path, statu
 
 def test_a_value_that_is_no_number_counts_as_a_failure(tmp_path):
     def nowhere(spec):
-        return 1.0, RunResult.model_construct(status="finished", metrics={"mrr": float("nan")}, curve=[])
+        return 1.0, RunResult.model_construct(
+            status="finished", metrics={"mrr": float("nan"), "log_likelihood": float("nan")}, curve=[]
+        )
 
     assert len(run(tiny(tmp_path / "s", "joint"), of=nowhere)) == TRIALS
 

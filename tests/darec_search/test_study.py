@@ -6,7 +6,7 @@ from study_folders import ask, finish, new_study
 from tiny_studies import study_config
 
 from darec_search.space import Point
-from darec_search.study import Study, best_trial
+from darec_search.study import Study, Trial, best_trial
 from darec_search.trial import Fidelity, make_spec
 from trainer.errors import BadInput
 
@@ -148,3 +148,16 @@ def test_the_environment_tells_versions_and_identity(tmp_path):
     environment = json.loads((new_study(tmp_path / "study").folder / "environment.json").read_text())
     assert environment["packages"]["torch"]
     assert environment["identity"]["losses"]["temperature"] == 1.0
+
+
+def test_a_search_goes_by_its_objective_and_refuses_trials_that_lack_it(tmp_path):
+    study = new_study(tmp_path / "study")
+    trial = finish(study, ask(study, [0, 1, 0], 0.1, "architecture"), mrr=0.04, started=0.0)
+    assert trial.search_value("mrr") == trial.objective == 0.04
+    # The best evaluation, which need not be the one with the best MRR.
+    assert trial.search_value("log_likelihood") == max(row["log_likelihood"] for row in trial.result.curve)
+    old = trial.result.model_copy(update={"curve": [], "metrics": {"mrr": 0.04}})
+    with pytest.raises(BadInput, match="was not judged by log_likelihood; choose mrr"):
+        Trial(trial.spec, old, trial.folder).search_value("log_likelihood")
+    failed = old.model_copy(update={"status": "diverged"})
+    assert Trial(trial.spec, failed, trial.folder).search_value("log_likelihood") is None
