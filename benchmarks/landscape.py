@@ -3,12 +3,12 @@
 python benchmarks/landscape.py NAME [--quick] [--architectures 256] [--seeds 2] [--out runs/landscapes]
                                [--set SECTION.FIELD=VALUE ...] [--suffix TEXT]
 
-NAME is a study file under `landscapes/`. Trains so many architectures (all of them, where the space has no more) with
-so many seeds through a study's own machinery, and writes `landscapes/NAME.parquet`: one row an architecture, seed and
-epoch. Resumable: started again it repeats no finished training. `landscape_report.py` says what the file shows.
+NAME is a study file under `landscapes/`. Trains so many architectures with so many seeds through a study's own
+machinery, and writes `landscapes/NAME.parquet`: one row an architecture, seed and epoch. Resumable: started again it
+repeats no finished training. `landscape_report.py` says what the file shows.
 
-Half of the architectures are drawn uniformly; the other half with a share of parallel adapters that is itself uniform,
-since uniform draws hardly ever come near all serial or all parallel.
+In spaces of more than 1,024 architectures half are drawn uniformly; the other half with a share of parallel adapters
+that is itself uniform, since uniform draws hardly ever come near all serial or all parallel.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from darec_search.study import Study, Trial
 from darec_search.trial import TrialSpec, make_spec
 
 LANDSCAPES = Path(__file__).resolve().parent / "landscapes"
+_SMALL = 1024
 METRICS = ("mrr", "recall@10", "ndcg@10", "log_likelihood", "loss/total")
 
 
@@ -72,11 +73,11 @@ def _specs(study: Study, options: argparse.Namespace) -> list[TrialSpec]:
 
 
 def architectures(space: SearchSpace, count: int) -> list[Point]:
-    """All serial, all parallel, then as many others as make `count`, each once; all, shuffled, if there are no more."""
+    """`count` of all in a random order where the space is small; else all serial, all parallel, and others."""
     rng = np.random.default_rng(0)
-    if count >= space.size:
+    if space.size <= _SMALL:
         points = list(space.points())
-        return [points[i] for i in rng.permutation(len(points))]
+        return [points[i] for i in rng.permutation(len(points))[:count]]
     found = {(0,) * space.bits: None, (1,) * space.bits: None}
     while len(found) < count:
         share = 0.5 if len(found) % 2 else rng.random()
@@ -122,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", default="synthetic", help="a study file under benchmarks/landscapes/")
     parser.add_argument("--quick", action="store_true", help="two architectures, one epoch")
-    parser.add_argument("--architectures", type=int, default=256, help="at most; all where the space has no more")
+    parser.add_argument("--architectures", type=int, default=256, help="different ones, at most")
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each architecture")
     parser.add_argument("--out", type=Path, default=Path("runs/landscapes"), help="folder of the studies")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override the study file")

@@ -47,6 +47,8 @@ class StructuredKernels:
         scales = DEPTH_SCALES if space.layers > 1 else ()
         smooth = [torch.exp(-squared / (2 * scale**2)) for scale in scales]
         self._depth_cll = torch.stack([torch.eye(space.layers, dtype=torch.float64), *smooth])
+        steps = torch.arange(max(map(len, space.weights.values()), default=1), dtype=torch.float64)
+        self._rho = torch.exp(-((steps[:, None] - steps) ** 2) / (2 * LEVEL_SCALE**2))
         pairs = itertools.combinations(range(space.bits), 2)
         near = [(i, j) for i, j in pairs if j // space.slots - i // space.slots <= 1]
         self._near = torch.tensor(near, dtype=torch.long).reshape(-1, 2).T
@@ -69,7 +71,7 @@ class StructuredKernels:
             parts += [near, (inner**2 - self._d) / (self._d * (self._d - 1))]
         differing = (self._d - inner) / (2 * self._d)
         together = rho_wnm.prod(0) if len(rho_wnm) else 1.0
-        parts += [torch.exp(-rate * differing) * together for rate in HAMMING_RATES]
+        parts += [torch.exp(-rate * differing).mul_(together) for rate in HAMMING_RATES]
         parts += [rho_wnm.mean(0)] if len(rho_wnm) else []
         return torch.stack(parts)
 
@@ -82,13 +84,18 @@ class StructuredKernels:
 
     def _linear(self, left_z: Tensor, right_z: Tensor, rho_wnm: Tensor) -> Tensor:
         """Linear and smooth parts [1 + scales, n, m], each slot's share modulated by the loss weights."""
-        left_csnl = self._by_slot(left_z) @ self._depth_cll[:, None]
-        gram_csnm = left_csnl @ self._by_slot(right_z).transpose(-1, -2) / self._d
+        right_slm = self._by_slot(right_z).transpose(-1, -2) / self._d
+        smoothed_csnl = self._by_slot(left_z) @ self._depth_cll[:, None]
         if not len(rho_wnm):
-            return gram_csnm.sum(1)
+            # One product for all slots: their blocks side by side.
+            return smoothed_csnl.transpose(1, 2).flatten(2) @ right_slm.flatten(0, 1)
         own = {weight: rho for weight, rho in zip(self._free, rho_wnm, strict=True) if weight < self._slots}
-        modulation = torch.stack([own.get(slot, rho_wnm.mean(0)) for slot in range(self._slots)])
-        return (gram_csnm * (1 + modulation) / 2).sum(1)
+        others = (1 + rho_wnm.mean(0)) / 2
+        gram_cnm = left_z.new_zeros(len(smoothed_csnl), len(left_z), right_slm.shape[-1])
+        for slot in range(self._slots):
+            modulation = (1 + own[slot]) / 2 if slot in own else others
+            gram_cnm.addcmul_(smoothed_csnl[:, slot] @ right_slm[slot], modulation)
+        return gram_cnm
 
     def _by_slot(self, z_nd: Tensor) -> Tensor:
         return z_nd.reshape(-1, self._layers, self._slots).permute(2, 0, 1)
@@ -97,9 +104,9 @@ class StructuredKernels:
         return z_nd[:, self._near[0]] * z_nd[:, self._near[1]]
 
     def _level_correlations(self, left_nw: Tensor, right_mw: Tensor) -> Tensor:
-        """ρ of every free loss weight, [W, n, m]."""
-        steps = left_nw[:, None, self._free] - right_mw[None, :, self._free]
-        return torch.exp(-(steps**2) / (2 * LEVEL_SCALE**2)).permute(2, 0, 1)
+        """ρ of every free loss weight, [W, n, m], looked up by level."""
+        found = [self._rho[left_nw[:, i].long()][:, right_mw[:, i].long()] for i in self._free]
+        return torch.stack(found) if found else left_nw.new_zeros(0, len(left_nw), len(right_mw))
 
 
 def bank(components: int, size: int, noise: tuple[float, float], generator: torch.Generator) -> tuple[Tensor, Tensor]:

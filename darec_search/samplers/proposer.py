@@ -16,6 +16,8 @@ from darec_search.samplers.surrogate import Data, StructuredMixture
 from darec_search.space import Point, SearchSpace
 
 _BANK_SEED = 2024
+_CONDITIONED_AT_MOST = 500
+"""Observations behind the acquisition, whose every value costs their square; recommendations use all."""
 
 
 class Proposer:
@@ -67,7 +69,7 @@ class Proposer:
         Returns:
             None when no such design is left or, without the polish, was drawn.
         """
-        model = self.model(observations)
+        model = self.model(_informative(observations))
         told = torch.unique(self.encode([observation.point for observation in observations]), dim=0)
         centres = self._centres(told, model.mean(told), rng)
         model.pending(self.encode(list(dict.fromkeys(pending))))
@@ -98,3 +100,13 @@ class Proposer:
         drawn = self.encode([self.space.sample(rng) for _ in range(len(best))])
         redrawn = torch.from_numpy(rng.random(best.shape)) < 0.2
         return torch.cat([best, torch.where(redrawn, drawn, best)])
+
+
+def _informative(observations: Sequence[Observation]) -> Sequence[Observation]:
+    """All observations, or of many the best ones and as many of the others, spread over their values."""
+    if len(observations) <= _CONDITIONED_AT_MOST:
+        return observations
+    ranked = sorted(observations, key=lambda observation: -observation.value)
+    half = _CONDITIONED_AT_MOST // 2
+    others = np.linspace(half, len(ranked) - 1, _CONDITIONED_AT_MOST - half).round().astype(int)
+    return [*ranked[:half], *(ranked[place] for place in others)]

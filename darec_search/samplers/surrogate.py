@@ -13,6 +13,7 @@ over a bank is steadier than any maximum.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ from torch import Tensor
 
 from darec_search.samplers.kernels import StructuredKernels
 
+_NEGLIGIBLE = 0.01
+"""Weight, relative to the best entry's, below which an entry is left out."""
 _SCORED_AT_MOST = 200
 """Observations on which the bank is scored: scoring is cubic in them and M-fold."""
 
@@ -72,6 +75,8 @@ class StructuredMixture(Model):
         self._spread = spread if spread > 1e-12 * max(1.0, float(data.y.abs().max())) else torch.ones_like(spread)
         scores = _scores(kernels, self._thinned(data), weightings, noise)
         kept = torch.sort(scores, descending=True, stable=True).indices[:keep]
+        # With many results a few entries explain nearly everything; the others would only cost time.
+        kept = kept[scores[kept] >= scores[kept[0]] + math.log(_NEGLIGIBLE)]
         self.weights = torch.softmax(scores[kept], 0)
         self.weightings, self.noise = weightings[kept], noise[kept]
         self._condition(data.x, self._standardise(data.y), data.noise_scale)
