@@ -40,6 +40,8 @@ class Runner(ABC):
 
     slots: int
     """Trials that run at the same time."""
+    in_process: bool = False
+    """Whether trials run inside `wait`: then a sampler's thinking has to end before, not beside it."""
 
     @abstractmethod
     def submit(self, spec: TrialSpec) -> None:

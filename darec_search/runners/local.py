@@ -15,6 +15,7 @@ class LocalRunner(Runner):
     """Trains inside `wait`."""
 
     slots = 1
+    in_process = True  # torch has one random state and one number of threads for the whole process
 
     def __init__(self, study: Study) -> None:
         self._study = study

@@ -25,6 +25,8 @@ class SimulatedRunner(Runner):
         start: first reading of the clock; a resumed study goes on after its last result.
     """
 
+    in_process = True  # thinking takes no simulated time
+
     def __init__(
         self, study: Study, outcome: Callable[[TrialSpec], Outcome], slots: int = 1, start: float = 0.0
     ) -> None:
