@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 from study_folders import LEVELS, new_study
 
+from darec_search import promotion, weights
 from darec_search.controller import SearchFailed, Stopped, search, stopping_on_signals
 from darec_search.runners.base import DoneEvent
 from darec_search.runners.simulated import SimulatedRunner
@@ -78,6 +79,85 @@ def test_joint_searches_bits_and_weights_together(tmp_path):
     trials = run(tiny(tmp_path / "s", "joint", trials=12))
     assert stages(trials) == {"joint": 12}
     assert len({trial.spec.weights["align"] for trial in trials}) > 1
+
+
+THREE = {"align": [0.01, 0.1, 1.0], "contrastive": [0.0, 0.1, 0.2], "collaborative": [0.5]}
+
+
+def three(spec):
+    """The best λ is (0.1, 0) at the serial architecture; more parallel adapters want more of λ2. Half luck by seed."""
+    seconds, result = outcome(spec)
+    wanted = 0.2 * sum(spec.bits) / len(spec.bits)
+    value = result.metrics["mrr"] - abs(spec.weights["contrastive"] - wanted) + (0.3 if spec.seed % 2 else -0.3)
+    return seconds, RunResult(status="finished", metrics={"mrr": value, "log_likelihood": value})
+
+
+def weights_of(trials, stage="weights"):
+    return [tuple(trial.spec.weights.values()) for trial in trials if trial.spec.stage == stage]
+
+
+def test_one_weight_at_a_time_tries_its_levels_with_the_others_at_their_best(tmp_path):
+    trials = run(tiny(tmp_path / "s", weights=THREE, weight_search="one_at_a_time"), of=three)
+    assert weights_of(trials) == [
+        (0.01, 0.1, 0.5), (0.1, 0.1, 0.5), (1.0, 0.1, 0.5),  # λ2 at its middle level: `losses` has none of them
+        (0.1, 0.0, 0.5), (0.1, 0.2, 0.5),
+    ]  # fmt: skip
+    assert set(weights_of(trials, "architecture")) == {(0.1, 0.0, 0.5)}
+
+
+def test_a_level_that_the_losses_name_is_where_one_at_a_time_begins(tmp_path):
+    search_fields = {"sampler": "random", "trials": 1, "weights": THREE, "weight_search": "one_at_a_time"}
+    study = new_study(tmp_path / "s", layers=2, search=search_fields, losses={"contrastive": 0.2})
+    assert {contrastive for _, contrastive, _ in weights_of(run(study, of=three))[:3]} == {0.2}
+
+
+@pytest.mark.parametrize("way", ["grid", "one_at_a_time"])
+def test_repeats_of_a_setting_have_seeds_of_their_own_and_their_mean_decides(tmp_path, way):
+    def lucky(spec):
+        """The worst setting is the luckiest under its first seed."""
+        seconds, result = three(spec)
+        luck = 9.0 if spec.weights["align"] == 1.0 and spec.seed == 0 else 0.0
+        luck -= 20.0 if spec.weights["align"] == 1.0 and spec.seed == 1 else 0.0
+        value = result.metrics["mrr"] + luck
+        return seconds, RunResult(status="finished", metrics={"mrr": value, "log_likelihood": value})
+
+    trials = run(tiny(tmp_path / "s", weights=THREE, weight_search=way, weight_repeats=2), of=lucky)
+    tried = [(tuple(trial.spec.weights.values()), trial.spec.seed) for trial in trials if trial.spec.stage == "weights"]
+    assert sorted(tried) == sorted((setting, seed) for setting, _ in dict(tried).items() for seed in (0, 1))
+    assert set(weights_of(trials, "architecture")) == {(0.1, 0.0, 0.5)}
+    settled = run(tiny(tmp_path / "once", weights=THREE, weight_search=way), of=lucky)
+    assert {align for align, _, _ in weights_of(settled, "architecture")} == {1.0}
+
+
+@pytest.mark.parametrize("way", ["grid", "one_at_a_time"])
+def test_weights_again_at_the_best_architecture_count_in_the_choice_of_candidates(tmp_path, way):
+    study = tiny(tmp_path / "s", weights=THREE, weight_search=way, weights_again=True)
+    trials = run(study, of=three)
+    best = max((t for t in trials if t.spec.stage == "architecture"), key=lambda t: t.objective).spec.bits
+    again = [trial for trial in trials if trial.spec.stage == "weights" and any(trial.spec.bits)]
+    assert {trial.spec.bits for trial in again} == {best}
+    # the setting of the search for bits is known at this architecture
+    assert len(again) == weights.trials_of(study.config) - 1
+    assert min(trial.spec.number for trial in again) > TRIALS
+    favourite = promotion.candidates(study)["best-1"]
+    assert favourite.bits == best
+    assert favourite.weights["contrastive"] > 0.0
+
+
+@pytest.mark.parametrize("fields", [{"weights_again": True}, {"weight_search": "one_at_a_time", "weight_repeats": 3}])
+@pytest.mark.parametrize("levels", [(), (0.5,)])
+def test_with_nothing_to_choose_no_trial_is_spent_on_weights(tmp_path, fields, levels):
+    assert stages(run(tiny(tmp_path / "s", levels=levels, **fields))) == {"architecture": TRIALS}
+
+
+def test_a_failed_second_look_at_the_weights_does_not_fail_the_search(tmp_path):
+    def once(spec):
+        good = spec.stage != "weights" or not any(spec.bits)
+        return outcome(spec) if good else (1.0, RunResult(status="failed", reason="as planned"))
+
+    trials = run(tiny(tmp_path / "s", weights_again=True), of=once)
+    assert {trial.status for trial in trials} == {"finished", "failed"}
+    assert run(Study.load(tmp_path / "s"), of=once) == trials
 
 
 @pytest.mark.parametrize("levels", [(), (0.5,)])
