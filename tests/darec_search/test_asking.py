@@ -247,6 +247,21 @@ def test_results_are_taken_in_while_the_sampler_thinks(tmp_path, slow):
     assert not any(thread.is_alive() for thread in asks)
 
 
+class LastWaits(Lanes):
+    """The second trial ends only once the third is there."""
+
+    def wait(self, timeout=None):
+        if [spec.number for spec in self._queue] == [1]:
+            assert timeout is not None, "a free lane waits for a result, and the proposal for it is on its way"
+            return []
+        return super().wait(timeout)
+
+
+def test_a_proposal_is_launched_as_soon_as_it_is_there(tmp_path, slow):
+    slow.wait = staticmethod(lambda: time.sleep(0.2))
+    assert len(run(tiny(tmp_path / "s", "slow", trials=4), 2, key=first_come, lanes=LastWaits)) == 4
+
+
 def test_how_long_the_sampler_thinks_changes_nothing(tmp_path, slow):
     quick = asked(run(tiny(tmp_path / "quick", "slow"), 4, key=first_come, lanes=Lanes))
     slow.wait = staticmethod(lambda: time.sleep(0.12))
