@@ -112,7 +112,9 @@ class SearchConfig(Section):
         "in the choice of candidates.",
     )
     ahead: Annotated[int, Field(ge=0)] = Field(
-        0, description="Points proposed ahead of a free lane; 0 waits for the newest result."
+        0,
+        description="Trials proposed ahead of a free lane, so that it need not wait for the sampler; each knows so many "
+        "results less.",
     )
 
     @field_validator("sampler_options")
@@ -165,7 +167,7 @@ class TrackingConfig(Section):
 class PromotionConfig(Section):
     """From the search's best points to a model."""
 
-    candidates: Positive = Field(3, description="Best points of the search that are tested again.")
+    candidates: Positive = Field(3, description="Designs recommended by the search that are tested again.")
     repeats: Positive = Field(2, description="Fresh seeds per candidate and fixed arm.")
     epochs: Positive | None = Field(None, description="Epochs of the final run; those of `optimization` if absent.")
     num_workers: Positive = Field(1, description="Ray Train workers of the final run.")

@@ -1,7 +1,7 @@
 """From the search's best points to one model.
 
-1. The best few points of the search and the two fixed arms are trained again on the search data with fresh seeds: the
-   best of many noisy trials is often luck, so search-time scores do not count in the choice.
+1. The few designs that the sampler recommends and the two fixed arms are trained again on the search data with fresh
+   seeds: the best of many noisy trials is often luck, so search-time scores do not count in the choice.
 2. The highest mean wins; a fixed arm wins ties.
 3. The winner and the fixed arms are trained on all users.
 4. The test split is opened once, for all of them and the two references without training.
@@ -93,20 +93,18 @@ class _Full:
 
 
 def candidates(study: Study) -> dict[str, Point]:
-    """Arms of the re-test by name: the sampler's recommendation, the best observed points, then the fixed arms.
+    """Arms of the re-test by name: the designs that the sampler recommends from all results, then the fixed arms.
 
-    The recommendation leads, because the luckiest of many noisy trials is seldom the best; its weights are the fixed
-    arms' too.
+    The search's own values do not lead, because the luckiest of many noisy trials is seldom the best design. The
+    weights of the first recommendation are the fixed arms' too.
 
     Raises:
         PromotionFailed: if no trial of the search finished.
     """
-    ranked = sorted(search_values(study, study.config.search.objective).items(), key=lambda entry: -entry[1])
-    if not ranked:
+    best = _recommended(study, study.config.promotion.candidates)
+    if not best:
         failed = [trial.result.reason for trial in study.trials() if trial.result and trial.result.reason]
         raise PromotionFailed(f"no trial of the search finished{': ' + failed[-1] if failed else ''}")
-    recommended = _recommended(study, dict(ranked))
-    best = [recommended, *(point for point, _ in ranked if point != recommended)][: study.config.promotion.candidates]
     arms = {f"best-{place}": point for place, point in enumerate(best, 1)}
     for kind in FIXED_ARMS:
         point = Point(Architecture.uniform(study.space.layers, kind).bits, best[0].weights)
@@ -116,29 +114,41 @@ def candidates(study: Study) -> dict[str, Point]:
     return arms
 
 
-def _recommended(study: Study, values: Mapping[Point, float]) -> Point:
-    """What the sampler makes of the search's mean values; the highest of them if it knows none of the points."""
+def _recommended(study: Study, count: int) -> list[Point]:
+    """The best designs as the sampler sees them, told every trial of the search.
+
+    Those outside its space, such as λ of an earlier config, come after them, by mean value.
+    """
     config = study.config.search
-    known = {point: value for point, value in values.items() if point in study.space}
-    if not known:
-        return max(values, key=lambda point: values[point])
     sampler = samplers.create(config.sampler, study.space, study.config.seed, **config.sampler_options)
-    for point, value in known.items():
-        sampler.tell(point, value)
-    return sampler.best()
+    outside: dict[Point, list[float]] = defaultdict(list)
+    for point, value in _search_results(study, config.objective):
+        if point in study.space:
+            sampler.tell(point, value)
+        else:
+            outside[point].append(value)
+    inside = [found.point for found in sampler.recommend(count)] if sampler.history.observations else []
+    others = sorted(outside, key=lambda point: -statistics.fmean(outside[point]))
+    return [*inside, *others][:count]
 
 
 def search_values(study: Study, objective: str) -> dict[Point, float]:
     """Mean value by an objective of every point that the search finished at its own fidelity."""
     values: dict[Point, list[float]] = defaultdict(list)
-    fidelity = search_fidelity(study)
-    for trial in study.trials():
-        if trial.spec.stage not in SEARCH_STAGES or trial.spec.fidelity != fidelity:
-            continue
-        value = trial.search_value(objective)
-        if value is not None:
-            values[trial.spec.point].append(value)
+    for point, value in _search_results(study, objective):
+        values[point].append(value)
     return {point: statistics.fmean(found) for point, found in values.items()}
+
+
+def _search_results(study: Study, objective: str) -> list[tuple[Point, float]]:
+    """Every finished trial of the search at its own fidelity, whatever part of it asked, by number."""
+    fidelity = search_fidelity(study)
+    found = [
+        (trial.spec.point, trial.search_value(objective))
+        for trial in study.trials()
+        if trial.spec.stage in SEARCH_STAGES and trial.spec.fidelity == fidelity
+    ]
+    return [(point, value) for point, value in found if value is not None and math.isfinite(value)]
 
 
 def retest(study: Study, runner: Runner, on_event: OnEvent) -> Promotion:
