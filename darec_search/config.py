@@ -113,8 +113,8 @@ class SearchConfig(Section):
     )
     ahead: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="Trials proposed ahead of a free lane, so that it need not wait for the sampler; each knows so many "
-        "results less.",
+        description="Trials proposed ahead of a free lane, so that it never waits for the sampler; every proposal then "
+        "knows so many results less.",
     )
 
     @field_validator("sampler_options")
@@ -167,7 +167,7 @@ class TrackingConfig(Section):
 class PromotionConfig(Section):
     """From the search's best points to a model."""
 
-    candidates: Positive = Field(3, description="Designs recommended by the search that are tested again.")
+    candidates: Positive = Field(3, description="Best designs of the search that are tested again.")
     repeats: Positive = Field(2, description="Fresh seeds per candidate and fixed arm.")
     epochs: Positive | None = Field(None, description="Epochs of the final run; those of `optimization` if absent.")
     num_workers: Positive = Field(1, description="Ray Train workers of the final run.")

@@ -1,7 +1,7 @@
 """From the search's best points to one model.
 
-1. The few designs that the sampler recommends and the two fixed arms are trained again on the search data with fresh
-   seeds: the best of many noisy trials is often luck, so search-time scores do not count in the choice.
+1. The best few designs of the search and the two fixed arms are trained again on the search data with fresh seeds: the
+   best of many noisy trials is often luck, so search-time scores do not count in the choice.
 2. The highest mean wins; a fixed arm wins ties.
 3. The winner and the fixed arms are trained on all users.
 4. The test split is opened once, for all of them and the two references without training.
@@ -93,18 +93,21 @@ class _Full:
 
 
 def candidates(study: Study) -> dict[str, Point]:
-    """Arms of the re-test by name: the designs that the sampler recommends from all results, then the fixed arms.
+    """Arms of the re-test by name: the sampler's recommendation, the designs of best mean value, then the fixed arms.
 
-    The search's own values do not lead, because the luckiest of many noisy trials is seldom the best design. The
-    weights of the first recommendation are the fixed arms' too.
+    The recommendation leads, because the luckiest of many noisy trials is seldom the best; its weights are the fixed
+    arms' too. The others follow what was observed, in case the sampler's model is wrong.
 
     Raises:
         PromotionFailed: if no trial of the search finished.
     """
-    best = _recommended(study, study.config.promotion.candidates)
-    if not best:
+    values = search_values(study, study.config.search.objective)
+    if not values:
         failed = [trial.result.reason for trial in study.trials() if trial.result and trial.result.reason]
         raise PromotionFailed(f"no trial of the search finished{': ' + failed[-1] if failed else ''}")
+    ranked = sorted(values, key=lambda point: -values[point])
+    recommended = _recommended(study) or ranked[0]
+    best = [recommended, *(point for point in ranked if point != recommended)][: study.config.promotion.candidates]
     arms = {f"best-{place}": point for place, point in enumerate(best, 1)}
     for kind in FIXED_ARMS:
         point = Point(Architecture.uniform(study.space.layers, kind).bits, best[0].weights)
@@ -114,22 +117,14 @@ def candidates(study: Study) -> dict[str, Point]:
     return arms
 
 
-def _recommended(study: Study, count: int) -> list[Point]:
-    """The best designs as the sampler sees them, told every trial of the search.
-
-    Those outside its space, such as λ of an earlier config, come after them, by mean value.
-    """
+def _recommended(study: Study) -> Point | None:
+    """What the sampler recommends when it is told every trial of the search; None if it knows none of the points."""
     config = study.config.search
     sampler = samplers.create(config.sampler, study.space, study.config.seed, **config.sampler_options)
-    outside: dict[Point, list[float]] = defaultdict(list)
     for point, value in _search_results(study, config.objective):
         if point in study.space:
             sampler.tell(point, value)
-        else:
-            outside[point].append(value)
-    inside = [found.point for found in sampler.recommend(count)] if sampler.history.observations else []
-    others = sorted(outside, key=lambda point: -statistics.fmean(outside[point]))
-    return [*inside, *others][:count]
+    return sampler.best() if sampler.history.observations else None
 
 
 def search_values(study: Study, objective: str) -> dict[Point, float]:
