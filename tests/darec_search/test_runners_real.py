@@ -154,6 +154,8 @@ def test_a_killed_controller_resumes_without_loss_or_repetition(tmp_path, kind):
     assert len(trials) == 4
     assert {trial.status for trial in trials} == {"finished"}
     assert finished.items() <= results(tmp_path / "study").items()
+    # one at a time, each proposal knew the results before it, whoever was killed between
+    assert [trial.spec.told for trial in trials] == [(), *((trial.spec.id,) for trial in trials[:-1])]
 
 
 def results(folder: Path) -> dict[str, int]:
