@@ -96,6 +96,12 @@ class SearchConfig(Section):
     epochs: Positive | None = Field(None, description="Epochs of a trial; those of `optimization` when absent.")
     weights: WeightLevels = Field(default_factory=lambda: WeightLevels(), description="The λ grid.")
     fixed_architecture: str = Field("serial", description="Architecture of the λ grid in a `staged` search.")
+    early_stopping: Literal["none", "curve", "median"] = Field(
+        "none",
+        description="Which trials end before their last epoch: `curve`: those whose curve has made it unlikely that "
+        "they beat the design recommended so far; `median`: those below the median of the finished ones at the same "
+        "epoch. The sampler is told the value that the curve foretells, with its standard error.",
+    )
     ahead: Annotated[int, Field(ge=0)] = Field(
         0, description="Points proposed ahead of a free lane; 0 waits for the newest result."
     )

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from types import FrameType
 
 from darec_search import samplers
-from darec_search.runners.base import DoneEvent, Event, Runner
+from darec_search.runners.base import DoneEvent, Event, RowEvent, Runner
 from darec_search.samplers.base import Sampler
 from darec_search.space import Point, SearchSpace
+from darec_search.stopping import EarlyStopping
 from darec_search.study import Study, Trial, best_trial
 from darec_search.trial import Fidelity, Stage, TrialSpec, make_spec
 from trainer.architecture import Architecture
@@ -153,6 +154,7 @@ def _run_grid(study: Study, grid: Sequence[Point], runner: Runner, report: OnEve
     """Run what is left of the λ grid; returns its best trial, the first of equals."""
     specs = [_spec(study, "weights", point, study.config.seed) for point in grid]
     waiting = deque(specs)
+    stopping = EarlyStopping(study.config.search.early_stopping, study.config.search.objective)
 
     def next_spec(pending: Sequence[TrialSpec]) -> TrialSpec | None:
         while waiting:
@@ -160,9 +162,10 @@ def _run_grid(study: Study, grid: Sequence[Point], runner: Runner, report: OnEve
             trial = study.request(spec.model_copy(update={"number": _next_number(study)}))
             if trial.result is None:
                 return trial.spec
+            stopping.ended(trial)
         return None
 
-    _drive(study, runner, report, next_spec, lambda trial: None)
+    _drive(study, runner, report, next_spec, lambda trial: None, stopping)
     trials = [study.trial(spec.id) for spec in specs]
     best = best_trial(trials, study.config.search.objective)
     if best is None:
@@ -184,8 +187,10 @@ def _propose(stage: _Stage, runner: Runner, report: OnEvent, known: Sequence[Tri
     config, mine = stage.study.config.search, stage.trials()
     sampler = samplers.create(config.sampler, stage.space, stage.study.config.seed, **config.sampler_options)
     ended = [(trial.result.cost.ended_at, trial.spec.number, trial) for trial in mine if trial.result]
+    stopping = EarlyStopping(config.early_stopping, config.objective, lambda: sampler.history.means()[sampler.best()])
     for trial in [*known, *(trial for _, _, trial in sorted(ended, key=lambda entry: entry[:2]))]:
         _tell(stage, sampler, trial)
+        stopping.ended(trial)
     unfinished = deque(trial.spec for trial in mine if trial.result is None)
     left = config.trials - len(mine)
 
@@ -198,7 +203,7 @@ def _propose(stage: _Stage, runner: Runner, report: OnEvent, known: Sequence[Tri
         left -= 1
         return stage.request(sampler.ask([stage.seen(spec) for spec in pending]))
 
-    _drive(stage.study, runner, report, next_spec, lambda trial: _tell(stage, sampler, trial))
+    _drive(stage.study, runner, report, next_spec, lambda trial: _tell(stage, sampler, trial), stopping)
 
 
 def _drive(
@@ -207,6 +212,7 @@ def _drive(
     report: OnEvent,
     next_spec: Callable[[Sequence[TrialSpec]], TrialSpec | None],
     done: Callable[[Trial], None],
+    stopping: EarlyStopping,
 ) -> None:
     """Keep the runner's slots, and `search.ahead` trials more, filled until `next_spec` has none left."""
     pending: dict[str, TrialSpec] = {}
@@ -221,14 +227,24 @@ def _drive(
             return
         for event in runner.wait():
             report(event)
-            if isinstance(event, DoneEvent) and event.trial_id in pending:
-                done(Trial(pending.pop(event.trial_id), event.result, study.trial_folder(event.trial_id)))
+            spec = pending.get(event.trial_id)
+            if spec is None:
+                continue
+            trial = Trial(spec, event.result if isinstance(event, DoneEvent) else None, study.trial_folder(spec.id))
+            if isinstance(event, RowEvent):
+                stop = stopping.look(trial, event.row)
+                if stop is not None:
+                    runner.stop(spec.id, stop)
+            else:
+                del pending[spec.id]
+                stopping.ended(trial)
+                done(trial)
 
 
 def _tell(stage: _Stage, sampler: Sampler, trial: Trial) -> None:
-    point, value = stage.seen(trial.spec), trial.search_value(stage.study.config.search.objective)
+    point, (value, stderr) = stage.seen(trial.spec), trial.estimate(stage.study.config.search.objective)
     if value is not None and math.isfinite(value):
-        sampler.tell(point, value)
+        sampler.tell(point, value, stderr)
     else:
         sampler.tell_failed(point, (trial.result and trial.result.reason) or trial.status)
 
