@@ -24,12 +24,20 @@ from typing import Self
 from darec_search import samplers
 from darec_search.samplers.base import Sampler
 from darec_search.space import Point, SearchSpace
+from darec_search.stopping import EarlyStopping
 from darec_search.study import Study, Trial
 from darec_search.trial import Fidelity, Stage, TrialSpec, make_spec
 
 
 class Source(ABC):
-    """Gives the trials of a part of the search, one after the other."""
+    """Gives the trials of a part of the search, one after the other.
+
+    Args:
+        stopping: follows the curves of its trials.
+    """
+
+    def __init__(self, stopping: EarlyStopping) -> None:
+        self.stopping = stopping
 
     @abstractmethod
     def next(self, patience: float | None) -> TrialSpec | None:
@@ -47,14 +55,16 @@ class Source(ABC):
         """Whether a trial is being computed that `next` will give."""
         return False
 
-    def done(self, trial: Trial) -> None:  # noqa: B027 - what was listed beforehand learns nothing
+    def done(self, trial: Trial) -> None:
         """A trial has its result."""
+        self.stopping.ended(trial)
 
 
 class Listed(Source):
     """Trials that are known beforehand; those with a result are left out, found under whatever number and stage."""
 
     def __init__(self, study: Study, stage: Stage, fidelity: Fidelity, runs: Sequence[tuple[Point, int]]) -> None:
+        super().__init__(EarlyStopping(study.config.search.early_stopping, study.config.search.objective))
         self.ids: list[str] = []
         """Of all its trials, in order; a trial is there once `next` has come to it."""
         self._study, self._stage = study, stage
@@ -72,6 +82,7 @@ class Listed(Source):
                 self._number += 1
             if trial.result is None:
                 return trial.spec
+            self.stopping.ended(trial)
         return None
 
 
@@ -110,9 +121,9 @@ class Proposing:
 
     def tell(self, sampler: Sampler, trial: Trial) -> None:
         """Report a trial's result to a sampler."""
-        point, value = self.seen(trial.spec), trial.search_value(self.study.config.search.objective)
+        point, (value, stderr) = self.seen(trial.spec), trial.estimate(self.study.config.search.objective)
         if value is not None and math.isfinite(value):
-            sampler.tell(point, value)
+            sampler.tell(point, value, stderr)
         else:
             sampler.tell_failed(point, (trial.result and trial.result.reason) or trial.status)
 
@@ -130,6 +141,9 @@ class Proposed(Source):
 
     def __init__(self, part: Proposing, width: int, known: Sequence[Trial] = ()) -> None:
         config, trials = part.study.config.search, part.trials()
+        super().__init__(EarlyStopping(config.early_stopping, config.objective, lambda: self._incumbent))
+        self._incumbent: float | None = None
+        """Value of the design that the sampler recommended when it was last asked."""
         history, self._arrived = _order_of_telling(trials)
         self._part, self._width = part, width
         self._number = _next_number(part.study)
@@ -142,6 +156,8 @@ class Proposed(Source):
         """What the sampler is told with the next question, before the results that its spec records."""
         self._sampler: Sampler | None = None
         """Belongs to the thread."""
+        for trial in (*known, *history, *self._arrived):
+            self.stopping.ended(trial)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampler")
         self._answer: Future[Point] | None = None
         self._told: list[str] = []
@@ -170,6 +186,7 @@ class Proposed(Source):
         return spec
 
     def done(self, trial: Trial) -> None:
+        super().done(trial)
         self._arrived.append(trial)
 
     def best(self) -> Point:
@@ -197,7 +214,10 @@ class Proposed(Source):
         self._left -= 1
 
     def _think(self, news: Sequence[Trial], pending: Sequence[Point]) -> Point:
-        return self._informed(news).ask(pending)
+        sampler = self._informed(news)
+        if self._part.study.config.search.early_stopping == "curve" and sampler.history.observations:
+            self._incumbent = sampler.history.means()[sampler.best()]
+        return sampler.ask(pending)
 
     def _recommend(self, news: Sequence[Trial]) -> Point:
         return self._informed(news).best()

@@ -18,7 +18,7 @@ from types import FrameType
 
 from darec_search import weights
 from darec_search.asking import Listed, Proposed, Proposing, Source
-from darec_search.runners.base import DoneEvent, Event, Runner
+from darec_search.runners.base import DoneEvent, Event, RowEvent, Runner
 from darec_search.space import Point, SearchSpace
 from darec_search.study import Study, Trial
 from darec_search.trial import Fidelity, TrialSpec
@@ -120,8 +120,17 @@ def _drive(runner: Runner, width: int, report: OnEvent, source: Source, study: S
             return
         for event in runner.wait(0 if source.thinking else None):
             report(event)
-            if isinstance(event, DoneEvent) and event.trial_id in running:
-                source.done(Trial(running.pop(event.trial_id), event.result, study.trial_folder(event.trial_id)))
+            spec = running.get(event.trial_id)
+            if spec is None:
+                continue
+            trial = Trial(spec, event.result if isinstance(event, DoneEvent) else None, study.trial_folder(spec.id))
+            if isinstance(event, RowEvent):
+                stop = source.stopping.look(trial, event.row)
+                if stop is not None:
+                    runner.stop(spec.id, stop)
+            else:
+                del running[spec.id]
+                source.done(trial)
 
 
 @contextmanager

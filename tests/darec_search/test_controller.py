@@ -259,6 +259,83 @@ def test_events_reach_the_observer(tmp_path):
     assert all(isinstance(event, DoneEvent) for event in seen)
 
 
+EPOCHS = 4
+
+
+def with_curve(spec):
+    """The outcome of a trial of four epochs, whose curve shows from the first what it will come to."""
+    value = 2 + outcome(spec)[1].metrics["mrr"]
+    heights = {epoch: value * (1 - 0.5**epoch) for epoch in range(1, EPOCHS + 1)}
+    rows = [
+        {"epoch": epoch, "seconds": 2.0 * epoch, "mrr": height, "log_likelihood": height}
+        for epoch, height in heights.items()
+    ]
+    metrics = dict.fromkeys(("mrr", "log_likelihood"), heights[EPOCHS])
+    return 2.0 * EPOCHS, RunResult(status="finished", metrics=metrics, curve=rows)
+
+
+def with_rule(folder, rule, trials=24):
+    return tiny(folder, "joint", trials=trials, epochs=EPOCHS, early_stopping=rule)
+
+
+@pytest.mark.parametrize("rule", ["curve", "median"])
+def test_hopeless_trials_end_early_and_leave_what_their_curve_foretells(tmp_path, rule):
+    trials = run(with_rule(tmp_path / "s", rule), slots=1, of=with_curve)
+    pruned = [trial for trial in trials if trial.status == "pruned"]
+    whole = {trial.spec.id: with_curve(trial.spec)[1].metrics["mrr"] for trial in trials}
+    finished = [trial for trial in trials if trial.status == "finished"]
+    assert len(trials) == 24
+    assert 3 <= len(pruned) <= 18
+    assert max(whole.values()) == max(trial.objective for trial in finished)
+    for trial in pruned:
+        result = trial.result
+        assert result.objective is None
+        assert 1 <= len(result.curve) < EPOCHS
+        assert result.cost.wall_s == 2.0 * len(result.curve)
+        assert result.metrics["mrr"] == result.curve[-1]["mrr"]
+        assert abs(whole[trial.spec.id] - result.forecast.value) < 2 * result.forecast.stderr
+        assert f"epoch {len(result.curve)} of {EPOCHS}" in result.reason
+
+
+def test_nothing_is_stopped_unless_asked_for(tmp_path):
+    assert {trial.status for trial in run(with_rule(tmp_path / "s", "none"), of=with_curve)} == {"finished"}
+
+
+def test_the_sampler_learns_from_a_stopped_trial(tmp_path):
+    """A sampler that is not told of it would propose the same design again and again."""
+    study = new_study(
+        tmp_path / "s",
+        layers=1,
+        search={
+            "sampler": "ax_bayes", "strategy": "joint", "trials": 8, "weights": {}, "epochs": EPOCHS,
+            "early_stopping": "median",
+        },
+    )  # fmt: skip
+    trials = run(study, slots=1, of=with_curve)
+    assert any(trial.status == "pruned" for trial in trials)
+    assert len({trial.spec.bits for trial in trials}) == 8
+
+
+def test_the_grid_of_weights_is_stopped_early_too(tmp_path):
+    study = tiny(tmp_path / "s", levels=range(12), epochs=EPOCHS, trials=1, early_stopping="median")
+    grid = [trial for trial in run(study, slots=1, of=with_curve) if trial.spec.stage == "weights"]
+    assert {trial.status for trial in grid} == {"finished", "pruned"}
+    assert min(grid, key=lambda trial: abs(trial.spec.weights["align"] - 0.1)).status == "finished"
+
+
+def test_a_search_stopped_after_any_row_goes_on_as_if_it_had_not_been(tmp_path):
+    def said(trials):
+        return [(t.spec.id, t.status, t.result.reason, t.result.forecast) for t in trials]
+
+    whole = run(with_rule(tmp_path / "whole", "curve", trials=12), slots=1, of=with_curve)
+    assert any(trial.status == "pruned" for trial in whole)
+    for events in range(0, 40, 3):
+        study = with_rule(tmp_path / f"{events}", "curve", trials=12)
+        with pytest.raises(Stopped):
+            run(study, slots=1, of=with_curve, on_event=stop_after(events))
+        assert said(run(Study.load(study.folder), slots=1, of=with_curve)) == said(whole)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_stop_the_study(number):
     before = signal.getsignal(number)
