@@ -62,6 +62,9 @@ class Lanes(Runner):
         write_atomic(self._study.trial_folder(spec.id) / "result.json", result.model_dump_json())
         return [DoneEvent(spec.id, result)]
 
+    def stop(self, trial_id, stop):
+        """No trial has rows to be stopped by."""
+
     def close(self):
         self._queue.clear()
 
