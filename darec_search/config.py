@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from trainer.config import (
     DataConfig,
@@ -78,7 +78,7 @@ class SearchConfig(Section):
 
     strategy: Literal["staged", "joint"] = Field(
         "staged",
-        description="`staged`: the λ grid at `fixed_architecture`, then bits at the best λ (the paper). "
+        description="`staged`: λ at `fixed_architecture`, then bits at the best λ (the paper). "
         "`joint`: bits and λ together.",
     )
     sampler: str = Field(
@@ -92,18 +92,49 @@ class SearchConfig(Section):
         description="What the search maximises: validation log-likelihood, which orders architectures as MRR does with "
         "less noise, or `mrr` itself (the paper). Re-tests and reports are in MRR either way.",
     )
-    trials: Positive = Field(30, description="Trials that the sampler proposes (the λ grid comes on top).")
+    trials: Positive = Field(30, description="Trials that the sampler proposes; those for λ come on top.")
     epochs: Positive | None = Field(None, description="Epochs of a trial; those of `optimization` when absent.")
-    weights: WeightLevels = Field(default_factory=lambda: WeightLevels(), description="The λ grid.")
-    fixed_architecture: str = Field("serial", description="Architecture of the λ grid in a `staged` search.")
+    weights: WeightLevels = Field(default_factory=lambda: WeightLevels(), description="The λ that are searched.")
+    fixed_architecture: str = Field("serial", description="Architecture at which a `staged` search looks for λ.")
+    weight_search: Literal["grid", "one_at_a_time"] = Field(
+        "grid",
+        description="λ in a `staged` search. `grid`: every combination of levels. `one_at_a_time`: for each weight in "
+        "turn its levels, the others at their best so far, at first as in `losses` (or at their middle level).",
+    )
+    weight_repeats: Positive = Field(
+        1,
+        description="Seeds of each λ setting of a `staged` search; their mean decides. With 1, the best of many noisy "
+        "trials is partly luck.",
+    )
+    weights_again: bool = Field(
+        False,
+        description="A `staged` search ends with another search for λ at the best architecture. All its trials count "
+        "in the choice of candidates.",
+    )
+    early_stopping: Literal["none", "curve", "median"] = Field(
+        "none",
+        description="Which trials end before their last epoch: `curve`: those whose curve has made it unlikely that "
+        "they beat the design recommended so far; `median`: those below the median of the finished ones at the same "
+        "epoch. The sampler is told the value that the curve foretells, with its standard error.",
+    )
     ahead: Annotated[int, Field(ge=0)] = Field(
-        0, description="Points proposed ahead of a free lane; 0 waits for the newest result."
+        0,
+        description="Trials proposed ahead of a free lane, so that it never waits for the sampler; every proposal then "
+        "knows so many results less.",
     )
 
     @field_validator("sampler_options")
     @classmethod
     def _no_names_of_ours(cls, options: dict[str, Any]) -> dict[str, Any]:
         return _without(options, ("name", "space", "seed"), "the study says it")
+
+    @field_validator("weight_search", "weight_repeats", "weights_again")
+    @classmethod
+    def _of_a_staged_search(cls, value: str | int | bool, info: ValidationInfo) -> str | int | bool:
+        name = info.field_name or ""
+        if info.data.get("strategy") == "joint" and value != cls.model_fields[name].default:
+            raise ValueError(f"{name} is for `strategy: staged`; a joint search has no trials for λ alone")
+        return value
 
 
 class ResourcesConfig(Section):
@@ -142,7 +173,7 @@ class TrackingConfig(Section):
 class PromotionConfig(Section):
     """From the search's best points to a model."""
 
-    candidates: Positive = Field(3, description="Best points of the search that are tested again.")
+    candidates: Positive = Field(3, description="Best designs of the search that are tested again.")
     repeats: Positive = Field(2, description="Fresh seeds per candidate and fixed arm.")
     epochs: Positive | None = Field(None, description="Epochs of the final run; those of `optimization` if absent.")
     num_workers: Positive = Field(1, description="Ray Train workers of the final run.")

@@ -1,38 +1,39 @@
 """The search loop: ask a sampler, request a trial, hand it to a runner, tell the sampler.
 
-It holds no state that the study folder lacks. Started again on a folder, it tells a fresh sampler what has finished (by
-end of the trials, so in the order of the first time), submits what was asked and has no result, and goes on asking.
+It holds no state that the study folder lacks. Started again on a folder, it submits what was asked and has no result,
+tells a fresh sampler what has finished, in the order of the first time, and goes on asking (`asking.py`).
+
+`staged`: λ at a fixed architecture, then bits at the best λ, then, if wanted, λ again at the best bits (`weights.py`).
+`joint`: one sampler for bits and λ.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
-import math
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 
-from darec_search import samplers
-from darec_search.runners.base import DoneEvent, Event, Runner
-from darec_search.samplers.base import Sampler
+from darec_search import weights
+from darec_search.asking import Listed, Proposed, Proposing, Source
+from darec_search.runners.base import DoneEvent, Event, RowEvent, Runner
 from darec_search.space import Point, SearchSpace
-from darec_search.study import Study, Trial, best_trial
-from darec_search.trial import Fidelity, Stage, TrialSpec, make_spec
+from darec_search.study import Study, Trial
+from darec_search.trial import Fidelity, TrialSpec
 from trainer.architecture import Architecture
 from trainer.errors import BadInput
 
 logger = logging.getLogger(__name__)
 
 OnEvent = Callable[[Event], None]
+_POLL_S = 0.05
+"""How long to wait for the sampler before looking for results again."""
 
 
 class SearchFailed(RuntimeError):  # noqa: N818 - reads as what it is where it is raised
-    """The search cannot go on, such as when every trial of the λ grid failed."""
+    """The search cannot go on, such as when every trial of a first λ failed."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -49,33 +50,22 @@ def search(study: Study, runner: Runner, on_event: OnEvent | None = None) -> Non
 
     Raises:
         BadInput: if `search.fixed_architecture` does not fit the model.
-        SearchFailed: if no trial of the λ grid finished.
+        SearchFailed: if no trial that was to find λ finished.
     """
     report = on_event or (lambda event: None)
+    width = runner.slots + study.config.search.ahead
     if study.config.search.strategy == "joint":
-        _propose(_Stage(study, "joint", study.space, {}), runner, report)
+        with Proposed(Proposing(study, "joint", study.space, {}, search_fidelity(study)), width) as joint:
+            _drive(runner, width, report, joint, study)
         return
-    grid = weight_grid(study)
-    space = SearchSpace(study.space.layers)
-    if len(grid) == 1:
-        _propose(_Stage(study, "architecture", space, grid[0].weights), runner, report)
-        return
-    best = _run_grid(study, grid, runner, report)
-    _propose(_Stage(study, "architecture", space, best.spec.weights), runner, report, known=[best])
-
-
-def weight_grid(study: Study) -> list[Point]:
-    """The λ grid of a staged search: every combination of levels at the fixed architecture.
-
-    Raises:
-        BadInput: if `search.fixed_architecture` does not fit the model.
-    """
-    try:
-        bits = Architecture.parse(study.config.search.fixed_architecture, study.space.layers).bits
-    except ValueError as error:
-        raise BadInput(f"search.fixed_architecture: {error}") from error
-    names, levels = list(study.space.weights), study.space.weights.values()
-    return [Point(bits, dict(zip(names, combination, strict=True))) for combination in itertools.product(*levels)]
+    found, known = _first_weights(study, runner, report)
+    part = Proposing(study, "architecture", SearchSpace(study.space.layers), found, search_fidelity(study))
+    with Proposed(part, width, known) as proposed:
+        _drive(runner, width, report, proposed, study)
+        again = study.config.search.weights_again and known
+        architecture = proposed.best().bits if again else None
+    if architecture is not None:
+        _search_weights(study, Point(architecture, found), runner, report)
 
 
 def search_fidelity(study: Study) -> Fidelity:
@@ -84,6 +74,63 @@ def search_fidelity(study: Study) -> Fidelity:
     return Fidelity(
         users_fraction=config.data.search_fraction, epochs=config.search.epochs or config.optimization.epochs
     )
+
+
+def _first_weights(study: Study, runner: Runner, report: OnEvent) -> tuple[Mapping[str, float], list[Trial]]:
+    """λ for the search of bits, and the finished trials that have it."""
+    try:
+        bits = Architecture.parse(study.config.search.fixed_architecture, study.space.layers).bits
+    except ValueError as error:
+        raise BadInput(f"search.fixed_architecture: {error}") from error
+    start = Point(bits, weights.start(study.config))
+    if not weights.searched(study.config):
+        return start.weights, []
+    trials = _search_weights(study, start, runner, report)
+    best = weights.best(study, trials)
+    if best is None:
+        reasons = sorted({trial.result.reason or trial.status for trial in trials if trial.result})
+        raise SearchFailed(f"no trial of the loss weights finished: {'; '.join(reasons)}")
+    return best.weights, [trial for trial in trials if trial.spec.point == best and trial.objective is not None]
+
+
+def _search_weights(study: Study, start: Point, runner: Runner, report: OnEvent) -> list[Trial]:
+    """Search λ at the architecture of `start`; returns all its trials."""
+    trials: list[Trial] = []
+    at = start
+    for names in weights.passes(study.config):
+        source = Listed(study, "weights", search_fidelity(study), weights.runs(study.config, at, names))
+        _drive(runner, runner.slots + study.config.search.ahead, report, source, study)
+        trials += [study.trial(trial_id) for trial_id in source.ids]
+        at = weights.best(study, trials) or at
+    logger.info("best weights of %s: %s", Architecture(at.bits).text, dict(at.weights))
+    return trials
+
+
+def _drive(runner: Runner, width: int, report: OnEvent, source: Source, study: Study) -> None:
+    """Keep `width` trials under way until the source has none left."""
+    running: dict[str, TrialSpec] = {}
+    while True:
+        while len(running) < width:
+            spec = source.next(None if runner.in_process or not running else _POLL_S)
+            if spec is None:
+                break
+            runner.submit(spec)
+            running[spec.id] = spec
+        if not running:
+            return
+        for event in runner.wait(0 if source.thinking else None):
+            report(event)
+            spec = running.get(event.trial_id)
+            if spec is None:
+                continue
+            trial = Trial(spec, event.result if isinstance(event, DoneEvent) else None, study.trial_folder(spec.id))
+            if isinstance(event, RowEvent):
+                stop = source.stopping.look(trial, event.row)
+                if stop is not None:
+                    runner.stop(spec.id, stop)
+            else:
+                del running[spec.id]
+                source.done(trial)
 
 
 @contextmanager
@@ -112,130 +159,3 @@ def stopping_on_signals() -> Iterator[None]:
     finally:
         for name, handler in handlers.items():
             signal.signal(name, handler)
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """A part of the search in which a sampler proposes points of `space`; `weights` are the same for all its trials."""
-
-    study: Study
-    name: Stage
-    space: SearchSpace
-    weights: Mapping[str, float]
-
-    def seen(self, spec: TrialSpec) -> Point:
-        """A trial as the sampler sees it."""
-        return Point(spec.bits, {name: level for name, level in spec.weights.items() if name in self.space.weights})
-
-    def trials(self) -> list[Trial]:
-        """The stage's trials by number; those of an earlier config (levels, epochs, best λ) are not among them."""
-        fidelity = search_fidelity(self.study)
-        return [
-            trial
-            for trial in self.study.trials()
-            if trial.spec.stage == self.name
-            and trial.spec.fidelity == fidelity
-            and self.seen(trial.spec) in self.space
-            and trial.spec.weights == {**self.weights, **self.seen(trial.spec).weights}
-        ]
-
-    def request(self, point: Point) -> TrialSpec:
-        """A fresh trial of a point; a point that has been tried gets another seed."""
-        whole = Point(point.bits, {**self.weights, **point.weights})
-        for seed in itertools.count(self.study.config.seed):
-            spec = _spec(self.study, self.name, whole, seed)
-            if not (self.study.trial_folder(spec.id) / "spec.json").exists():
-                return self.study.request(spec).spec
-        raise AssertionError("unreachable: there is always another seed")
-
-
-def _run_grid(study: Study, grid: Sequence[Point], runner: Runner, report: OnEvent) -> Trial:
-    """Run what is left of the λ grid; returns its best trial, the first of equals."""
-    specs = [_spec(study, "weights", point, study.config.seed) for point in grid]
-    waiting = deque(specs)
-
-    def next_spec(pending: Sequence[TrialSpec]) -> TrialSpec | None:
-        while waiting:
-            spec = waiting.popleft()
-            trial = study.request(spec.model_copy(update={"number": _next_number(study)}))
-            if trial.result is None:
-                return trial.spec
-        return None
-
-    _drive(study, runner, report, next_spec, lambda trial: None)
-    trials = [study.trial(spec.id) for spec in specs]
-    best = best_trial(trials, study.config.search.objective)
-    if best is None:
-        reasons = sorted({trial.result.reason or trial.status for trial in trials if trial.result})
-        raise SearchFailed(f"no trial of the λ grid finished: {'; '.join(reasons)}")
-    logger.info("best weights %s, validation MRR %.4f", best.spec.weights, best.objective)
-    return best
-
-
-def _propose(stage: _Stage, runner: Runner, report: OnEvent, known: Sequence[Trial] = ()) -> None:
-    """Let the sampler propose `search.trials` trials of a stage, of which earlier starts have done some.
-
-    Args:
-        stage: the stage.
-        runner: runs the trials.
-        report: called with every event.
-        known: finished trials of other stages that the sampler is told first.
-    """
-    config, mine = stage.study.config.search, stage.trials()
-    sampler = samplers.create(config.sampler, stage.space, stage.study.config.seed, **config.sampler_options)
-    ended = [(trial.result.cost.ended_at, trial.spec.number, trial) for trial in mine if trial.result]
-    for trial in [*known, *(trial for _, _, trial in sorted(ended, key=lambda entry: entry[:2]))]:
-        _tell(stage, sampler, trial)
-    unfinished = deque(trial.spec for trial in mine if trial.result is None)
-    left = config.trials - len(mine)
-
-    def next_spec(pending: Sequence[TrialSpec]) -> TrialSpec | None:
-        nonlocal left
-        if unfinished:
-            return unfinished.popleft()
-        if left <= 0:
-            return None
-        left -= 1
-        return stage.request(sampler.ask([stage.seen(spec) for spec in pending]))
-
-    _drive(stage.study, runner, report, next_spec, lambda trial: _tell(stage, sampler, trial))
-
-
-def _drive(
-    study: Study,
-    runner: Runner,
-    report: OnEvent,
-    next_spec: Callable[[Sequence[TrialSpec]], TrialSpec | None],
-    done: Callable[[Trial], None],
-) -> None:
-    """Keep the runner's slots, and `search.ahead` trials more, filled until `next_spec` has none left."""
-    pending: dict[str, TrialSpec] = {}
-    while True:
-        while len(pending) < runner.slots + study.config.search.ahead:
-            spec = next_spec(list(pending.values()))
-            if spec is None:
-                break
-            runner.submit(spec)
-            pending[spec.id] = spec
-        if not pending:
-            return
-        for event in runner.wait():
-            report(event)
-            if isinstance(event, DoneEvent) and event.trial_id in pending:
-                done(Trial(pending.pop(event.trial_id), event.result, study.trial_folder(event.trial_id)))
-
-
-def _tell(stage: _Stage, sampler: Sampler, trial: Trial) -> None:
-    point, value = stage.seen(trial.spec), trial.search_value(stage.study.config.search.objective)
-    if value is not None and math.isfinite(value):
-        sampler.tell(point, value)
-    else:
-        sampler.tell_failed(point, (trial.result and trial.result.reason) or trial.status)
-
-
-def _spec(study: Study, stage: Stage, point: Point, seed: int) -> TrialSpec:
-    return make_spec(study.id, _next_number(study), stage, point, seed, search_fidelity(study))
-
-
-def _next_number(study: Study) -> int:
-    return max((trial.spec.number for trial in study.trials()), default=-1) + 1

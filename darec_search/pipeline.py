@@ -80,7 +80,7 @@ def run(config: StudyConfig, observer: Observer | None = None) -> StudyResult:
     def look(runner: Runner, on_event: OnEvent) -> None:
         fidelity = search_fidelity(study)
         done = _done(study, lambda spec: spec.stage in SEARCH_STAGES and spec.fidelity == fidelity)
-        observer.stage("search", plan.grid_trials + plan.search_trials, done)
+        observer.stage("search", plan.searching, done)
         search(study, runner, on_event)
 
     with _alone(study):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from darec_search import samplers
+from darec_search import samplers, weights
 from darec_search.config import PrepareConfig, StudyConfig
 from darec_search.findings import Findings
 from darec_search.runners.cluster import check_address
@@ -27,10 +26,12 @@ class Plan:
     """DALayers."""
     points: int
     """Size of the search space."""
-    grid_trials: int
-    """Trials of the λ grid."""
+    weight_trials: int
+    """Trials for λ before the bits."""
     search_trials: int
     """Trials that the sampler proposes."""
+    weights_again_trials: int
+    """Trials for λ after the bits, at most: what is known is not run again."""
     retests: int
     full_runs: int
     """Trainings on all users: winner and fixed arms, at most."""
@@ -40,9 +41,14 @@ class Plan:
     fingerprint: str
 
     @property
+    def searching(self) -> int:
+        """Trainings of the search, at most."""
+        return self.weight_trials + self.search_trials + self.weights_again_trials
+
+    @property
     def runs(self) -> int:
-        """Trainings of the search and its re-tests."""
-        return self.grid_trials + self.search_trials + self.retests
+        """Trainings of the search and its re-tests, at most."""
+        return self.searching + self.retests
 
 
 def open_dataset(config: StudyConfig) -> Dataset:
@@ -93,13 +99,14 @@ def inspect(config: StudyConfig, dataset: Dataset | None, found: Findings) -> in
     """
     run = config.run_config("serial", {}, config.seed, users_fraction=1.0, epochs=1)
     layers = found.collect(lambda: da_layer_count(run))
-    weights = config.search.weights.searched()
     if layers:
         try:
             Architecture.parse(config.search.fixed_architecture, layers)
         except ValueError as error:
             found.problems.append(f"search.fixed_architecture: {error}")
-    space = SearchSpace(layers or 1, weights=weights if config.search.strategy == "joint" else {})
+    space = SearchSpace(
+        layers or 1, weights=config.search.weights.searched() if config.search.strategy == "joint" else {}
+    )
     found.collect(lambda: samplers.create(config.search.sampler, space, 0, **config.search.sampler_options))
     if layers:
         found.collect(lambda: check_positions(run))
@@ -125,14 +132,13 @@ def check(config: StudyConfig, dataset: Dataset) -> Plan:
 
 def size(config: StudyConfig, dataset: Dataset, layers: int) -> Plan:
     """How much a study over a dataset would run, with a model of so many DALayers."""
-    weights = config.search.weights.searched()
-    levels = math.prod(len(values) for values in weights.values())
-    staged = config.search.strategy == "staged"
+    for_weights = weights.trials_of(config) if config.search.strategy == "staged" else 0
     return Plan(
         layers=layers,
-        points=SearchSpace(layers, weights=weights).size,
-        grid_trials=levels if staged and levels > 1 else 0,
+        points=SearchSpace(layers, weights=config.search.weights.searched()).size,
+        weight_trials=for_weights,
         search_trials=config.search.trials,
+        weights_again_trials=for_weights if config.search.weights_again else 0,
         retests=(config.promotion.candidates + 2) * config.promotion.repeats,
         full_runs=3,
         search_users=max(1, round(config.data.search_fraction * dataset.n_users)),

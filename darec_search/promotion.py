@@ -1,6 +1,6 @@
 """From the search's best points to one model.
 
-1. The best few points of the search and the two fixed arms are trained again on the search data with fresh seeds: the
+1. The best few designs of the search and the two fixed arms are trained again on the search data with fresh seeds: the
    best of many noisy trials is often luck, so search-time scores do not count in the choice.
 2. The highest mean wins; a fixed arm wins ties.
 3. The winner and the fixed arms are trained on all users.
@@ -93,20 +93,21 @@ class _Full:
 
 
 def candidates(study: Study) -> dict[str, Point]:
-    """Arms of the re-test by name: the sampler's recommendation, the best observed points, then the fixed arms.
+    """Arms of the re-test by name: the sampler's recommendation, the designs of best mean value, then the fixed arms.
 
     The recommendation leads, because the luckiest of many noisy trials is seldom the best; its weights are the fixed
-    arms' too.
+    arms' too. The others follow what was observed, in case the sampler's model is wrong.
 
     Raises:
         PromotionFailed: if no trial of the search finished.
     """
-    ranked = sorted(search_values(study, study.config.search.objective).items(), key=lambda entry: -entry[1])
-    if not ranked:
+    values = search_values(study, study.config.search.objective)
+    if not values:
         failed = [trial.result.reason for trial in study.trials() if trial.result and trial.result.reason]
         raise PromotionFailed(f"no trial of the search finished{': ' + failed[-1] if failed else ''}")
-    recommended = _recommended(study, dict(ranked))
-    best = [recommended, *(point for point, _ in ranked if point != recommended)][: study.config.promotion.candidates]
+    ranked = sorted(values, key=lambda point: -values[point])
+    recommended = _recommended(study) or ranked[0]
+    best = [recommended, *(point for point in ranked if point != recommended)][: study.config.promotion.candidates]
     arms = {f"best-{place}": point for place, point in enumerate(best, 1)}
     for kind in FIXED_ARMS:
         point = Point(Architecture.uniform(study.space.layers, kind).bits, best[0].weights)
@@ -116,29 +117,33 @@ def candidates(study: Study) -> dict[str, Point]:
     return arms
 
 
-def _recommended(study: Study, values: Mapping[Point, float]) -> Point:
-    """What the sampler makes of the search's mean values; the highest of them if it knows none of the points."""
+def _recommended(study: Study) -> Point | None:
+    """What the sampler recommends when it is told every trial of the search; None if it knows none of the points."""
     config = study.config.search
-    known = {point: value for point, value in values.items() if point in study.space}
-    if not known:
-        return max(values, key=lambda point: values[point])
     sampler = samplers.create(config.sampler, study.space, study.config.seed, **config.sampler_options)
-    for point, value in known.items():
-        sampler.tell(point, value)
-    return sampler.best()
+    for point, value in _search_results(study, config.objective):
+        if point in study.space:
+            sampler.tell(point, value)
+    return sampler.best() if sampler.history.observations else None
 
 
 def search_values(study: Study, objective: str) -> dict[Point, float]:
     """Mean value by an objective of every point that the search finished at its own fidelity."""
     values: dict[Point, list[float]] = defaultdict(list)
-    fidelity = search_fidelity(study)
-    for trial in study.trials():
-        if trial.spec.stage not in SEARCH_STAGES or trial.spec.fidelity != fidelity:
-            continue
-        value = trial.search_value(objective)
-        if value is not None:
-            values[trial.spec.point].append(value)
+    for point, value in _search_results(study, objective):
+        values[point].append(value)
     return {point: statistics.fmean(found) for point, found in values.items()}
+
+
+def _search_results(study: Study, objective: str) -> list[tuple[Point, float]]:
+    """Every finished trial of the search at its own fidelity, whatever part of it asked, by number."""
+    fidelity = search_fidelity(study)
+    found = [
+        (trial.spec.point, trial.search_value(objective))
+        for trial in study.trials()
+        if trial.spec.stage in SEARCH_STAGES and trial.spec.fidelity == fidelity
+    ]
+    return [(point, value) for point, value in found if value is not None and math.isfinite(value)]
 
 
 def retest(study: Study, runner: Runner, on_event: OnEvent) -> Promotion:

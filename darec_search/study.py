@@ -67,6 +67,13 @@ class Trial:
             )
         return value
 
+    def estimate(self, objective: str) -> tuple[float | None, float | None]:
+        """What the sampler is told: `search_value`; of a stopped trial what its curve foretold, and how surely."""
+        forecast = self.result.forecast if self.result else None
+        if forecast is not None and forecast.metric == objective:
+            return forecast.value, forecast.stderr
+        return self.search_value(objective), None
+
     @property
     def status(self) -> str:
         """The result's status; `pending` while there is none."""

@@ -35,6 +35,9 @@ class TrialSpec(Section):
     seed: int = Field(description="Seed of the run.")
     fidelity: Fidelity
     arm: str | None = Field(None, description="Name of a fixed arm or candidate: serial, parallel, best-1, …")
+    told: tuple[str, ...] = Field(
+        (), description="Trials whose results the sampler was told between the proposal before this one and this one."
+    )
 
     @property
     def point(self) -> Point:

@@ -1,7 +1,7 @@
 """What runs inside a Ray Train worker: a lane that pulls runs, or one run over a process group.
 
 The only module of this package that knows Ray. The exchange that a lane talks to is any actor handle with the methods
-`take(lane, worker, wait_s)`, `row(run, row)` and `done(run, worker, result)`.
+`take(lane, worker, wait_s)`, `row(run, row)`, which may answer by a `Stop`, and `done(run, worker, result)`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import ray.train.torch
 import torch
 
 from trainer.config import RunConfig
-from trainer.training.result import Row
+from trainer.training.result import Row, Stop
 from trainer.training.run import run
 from trainer.training.warm import Warm
 from trainer.training.workers import Workers
@@ -45,6 +45,8 @@ class Job(TypedDict):
     time_limit_s: float
     keep_model: bool
     """Leave the best checkpoint's tensors in the folder."""
+    stoppable: bool
+    """Wait at each row for a word on whether to go on."""
     attempt: int
     """1 for the first worker that gets the run."""
 
@@ -127,10 +129,12 @@ def _take(exchange: Any, lane: str, worker: str) -> Job | None:
             return job
 
 
-def _report(exchange: Any, run_id: str, row: Row) -> None:
-    """Send a row and wait for it, since calls to the exchange may overtake each other; a row is not worth a run."""
+def _report(exchange: Any, run_id: str, row: Row) -> Stop | None:
+    """Send a row and wait for the answer: calls to the exchange may overtake each other. A row is not worth a run."""
     with suppress(ray.exceptions.RayError):
-        ray.get(exchange.row.remote(run_id, row), timeout=_REPORT_S)
+        stop: Stop | None = ray.get(exchange.row.remote(run_id, row), timeout=_REPORT_S)
+        return stop
+    return None
 
 
 def _worker_name(lane: str) -> str:

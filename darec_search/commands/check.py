@@ -41,10 +41,15 @@ def _check_study(parsed: argparse.Namespace) -> None:
         print_json({**asdict(plan), "runs": plan.runs, "folder": str(config.folder), "missing": []})
         return
     say(f"{parsed.study} is valid. It would run, in {config.folder}:")
+    if plan.weight_trials:
+        way = {"grid": "in a grid", "one_at_a_time": "one weight at a time"}[config.search.weight_search]
+        say(f"  {plan.weight_trials} trials for λ, {way}, at the architecture {config.search.fixed_architecture}")
     say(
-        f"  {plan.grid_trials} trials of the λ grid and {plan.search_trials} proposed by {config.search.sampler}, "
-        f"of {plan.points:,} points ({plan.layers} DALayers)"
+        f"  {plan.search_trials} trials proposed by {config.search.sampler}, of {plan.points:,} points "
+        f"({plan.layers} DALayers)"
     )
+    if plan.weights_again_trials:
+        say(f"  at most {plan.weights_again_trials} trials for λ again, at the best architecture")
     say(f"  each on {plan.search_users:,} of {plan.users:,} users, {config.resources.slots} at a time")
     say(f"  then at most {plan.retests} re-tests and {plan.full_runs} trainings on all users")
 

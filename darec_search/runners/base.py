@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from darec_search.trial import TrialSpec
-from trainer.training.result import Row, RunResult
+from trainer.training.result import Row, RunResult, Stop
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,14 @@ class Runner(ABC):
     """Runs the trials of one study.
 
     Life cycle: built with an open study; `submit` any number of requested trials, `wait` for what happens to them,
-    `close` once. A trial that cannot be run still ends, with a result that says why; only what makes further trials
-    pointless raises.
+    `stop` what need not go on, `close` once. A trial that cannot be run still ends, with a result that says why; only
+    what makes further trials pointless raises.
     """
 
     slots: int
     """Trials that run at the same time."""
+    in_process: bool = False
+    """Whether trials run inside `wait`: then a sampler's thinking has to end before, not beside it."""
 
     @abstractmethod
     def submit(self, spec: TrialSpec) -> None:
@@ -51,6 +53,14 @@ class Runner(ABC):
 
         Args:
             timeout: seconds after which an empty list comes back; None waits as long as trials are under way.
+        """
+
+    @abstractmethod
+    def stop(self, trial_id: str, stop: Stop) -> None:
+        """End a trial with the evaluation last reported, or the next one where this comes too late.
+
+        Its result is `pruned`, has its curve so far and comes as any other's; a trial that had nothing left to train
+        is `finished`. A trial that is not under way is left alone.
         """
 
     @abstractmethod

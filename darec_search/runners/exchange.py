@@ -19,13 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from trainer.training.result import Cost, Row, RunResult, write_atomic
+from trainer.training.result import Cost, Row, RunResult, Stop, write_atomic
 
 if TYPE_CHECKING:  # trainer.worker loads torch, which a mailbox has no use for
     from trainer.worker import Job
 
 _LOST_AT_REST = 3
 """Workers that a lane may lose in a row without taking a trial before it counts as unable to start."""
+_VERDICT_S = 5.0
+"""Longest time that a worker waits for the controller to look at a row; a later verdict comes with the next row."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class _Entry:
     lost: int = 0
     taken_at: float = 0.0
     rows: list[Row] = field(default_factory=list)
+    stop: Stop | None = None
     result: dict[str, Any] | None = None
 
 
@@ -57,6 +60,8 @@ class Exchange:
         self._held: dict[str, tuple[str, str]] = {}  # lane -> worker, trial
         self._at_rest: Counter[str] = Counter()
         self._messages: list[Message] = []
+        self._told = self._judged = 0
+        """Messages that the controller has got, and those that it has dealt with: it asks for more only then."""
         self._closed = False
         self._changed = asyncio.Condition()
 
@@ -71,8 +76,11 @@ class Exchange:
 
     async def messages(self, wait_s: float) -> list[Message]:
         """Everything since the last call; there is one reader, the controller."""
+        self._judged = self._told
+        await self._notify()
         await self._until(lambda: bool(self._messages), wait_s)
         messages, self._messages = self._messages, []
+        self._told += len(messages)
         return messages
 
     async def follow(self, trial: str, seen: int, wait_s: float) -> tuple[list[Row], bool]:
@@ -84,6 +92,12 @@ class Exchange:
 
         await self._until(lambda: over() or len(entry.rows) > seen, wait_s)
         return entry.rows[seen:], over()
+
+    async def stop(self, trial: str, stop: Stop) -> None:
+        """Answer a trial's last row, or its next one, by an order to end."""
+        entry = self._entries[trial]
+        entry.stop = entry.stop or stop
+        await self._notify()
 
     async def close(self) -> list[str]:
         """Send idle lanes home and end all following. Returns the lanes that still hold a trial."""
@@ -107,10 +121,16 @@ class Exchange:
         self._at_rest[lane] = 0
         return {"closed": False, "job": {**entry.job, "attempt": entry.lost + 1}}
 
-    async def row(self, trial: str, row: Row) -> None:
-        """A trial evaluated its model."""
-        self._entries[trial].rows.append(row)
+    async def row(self, trial: str, row: Row) -> Stop | None:
+        """A trial evaluated its model. Returns whether it has to end, once the controller has looked at the row."""
+        entry = self._entries[trial]
+        if not entry.rows or entry.rows[-1]["epoch"] < row["epoch"]:  # a run that goes on repeats its last row
+            entry.rows.append(row)
+        number = self._told + len(self._messages) + 1
         await self._tell("row", trial, dict(row))
+        if entry.job["stoppable"]:
+            await self._until(lambda: self._closed or entry.stop is not None or self._judged >= number, _VERDICT_S)
+        return entry.stop
 
     async def done(self, trial: str, worker: str, result: dict[str, Any]) -> None:
         """A worker has written a trial's result. The first result of a trial counts."""

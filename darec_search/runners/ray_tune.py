@@ -26,9 +26,9 @@ from darec_search.runners.exchange import Exchange
 from darec_search.runners.lanes import Lanes
 from darec_search.runners.tune_trial import drive_trial
 from darec_search.study import Study
-from darec_search.trial import TrialSpec
+from darec_search.trial import SEARCH_STAGES, TrialSpec
 from trainer.architecture import Architecture
-from trainer.training.result import RunResult
+from trainer.training.result import RunResult, Stop
 
 if TYPE_CHECKING:
     from trainer.worker import Job
@@ -77,6 +77,7 @@ class RayTuneRunner(Runner):
             "folder": str(self._study.trial_folder(spec.id).absolute()),
             "time_limit_s": self._study.config.resources.trial_time_limit_s,
             "keep_model": spec.keeps_model,
+            "stoppable": spec.stage in SEARCH_STAGES and self._study.config.search.early_stopping != "none",
             "attempt": 1,
         }
         ray.get(self._exchange.submit.remote(job))  # waits, since calls may overtake each other
@@ -93,6 +94,11 @@ class RayTuneRunner(Runner):
             if events or timeout is not None:
                 return events
         return []
+
+    def stop(self, trial_id: str, stop: Stop) -> None:
+        """Leave word at the exchange, where the trial's worker asks for it at each row."""
+        if trial_id in self._under_way:
+            ray.get(self._exchange.stop.remote(trial_id, stop))
 
     def close(self) -> None:
         """End Tune and the lanes; with trials under way, leave Ray altogether, which ends their processes."""

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from darec_search.runners.base import DoneEvent, Event, Runner
+from darec_search.runners.base import DoneEvent, Event, RowEvent, Runner
 from darec_search.study import Study
 from darec_search.trial import TrialSpec
-from trainer.training.result import Cost, RunResult, write_atomic
+from trainer.training.result import Cost, Row, RunResult, Stop, write_atomic
 
 Outcome = tuple[float, RunResult]
-"""Seconds that a trial takes, and how it ends; the runner fills in the times."""
+"""Seconds that a trial takes, and how it ends; the runner fills in the times. Rows of its curve that have `seconds` are
+reported so long after its start."""
+
+
+@dataclass
+class _Running:
+    spec: TrialSpec
+    seconds: float
+    result: RunResult
+    slot: int
+    order: int
+    started_at: float
+    rows: deque[Row] = field(init=False)
+    """Those still to come."""
+    stop: Stop | None = None
+
+    def __post_init__(self) -> None:
+        self.rows = deque(row for row in self.result.curve if row.get("seconds", self.seconds + 1) <= self.seconds)
+
+    @property
+    def next_at(self) -> float:
+        return self.started_at + (self.rows[0]["seconds"] if self.rows else self.seconds)
 
 
 class SimulatedRunner(Runner):
-    """Results come in the order in which real trials of such durations would end.
+    """Rows and results come in the order in which those of real trials of such durations would.
 
     Args:
         study: where results are written.
@@ -24,6 +45,8 @@ class SimulatedRunner(Runner):
         slots: trials at a time.
         start: first reading of the clock; a resumed study goes on after its last result.
     """
+
+    in_process = True  # thinking takes no simulated time
 
     def __init__(
         self, study: Study, outcome: Callable[[TrialSpec], Outcome], slots: int = 1, start: float = 0.0
@@ -33,7 +56,7 @@ class SimulatedRunner(Runner):
         self._study = study
         self._outcome = outcome
         self._queue: deque[TrialSpec] = deque()
-        self._running: list[tuple[float, int, int, float, TrialSpec, RunResult]] = []
+        self._running: list[_Running] = []
         self._started = 0
 
     def submit(self, spec: TrialSpec) -> None:
@@ -42,26 +65,54 @@ class SimulatedRunner(Runner):
         self._fill()
 
     def wait(self, timeout: float | None = None) -> list[Event]:
-        """Move the clock to the next end of a trial; `timeout` is not needed, since nothing blocks."""
+        """Move the clock to the next row or end of a trial; `timeout` is not needed, since nothing blocks."""
         if not self._running:
             return []
-        ended_at, slot, _, started_at, spec, result = heapq.heappop(self._running)
-        self.now = ended_at
-        cost = Cost(wall_s=ended_at - started_at, started_at=started_at, first_step_at=started_at, ended_at=ended_at)
-        result = result.model_copy(update={"cost": cost, "worker": f"slot-{slot}"})
-        write_atomic(self._study.trial_folder(spec.id) / "result.json", result.model_dump_json())
+        stopped = [running for running in self._running if running.stop]
+        trial = stopped[0] if stopped else min(self._running, key=lambda r: (r.next_at, r.slot, r.order))
+        if not stopped:
+            self.now = trial.next_at
+            if trial.rows:
+                return [RowEvent(trial.spec.id, trial.rows.popleft())]
+        self._running.remove(trial)
+        result = self._end(trial)
         self._fill()
-        return [DoneEvent(spec.id, result)]
+        return [DoneEvent(trial.spec.id, result)]
+
+    def stop(self, trial_id: str, stop: Stop) -> None:
+        """End a running trial now, if a row of it is still to come."""
+        for running in self._running:
+            if running.spec.id == trial_id and running.rows:
+                running.stop = stop
 
     def close(self) -> None:
         """Give up what is under way."""
         self._queue.clear()
         self._running.clear()
 
+    def _end(self, trial: _Running) -> RunResult:
+        """Write the result of a trial that ends now."""
+        cost = Cost(
+            wall_s=self.now - trial.started_at,
+            started_at=trial.started_at,
+            first_step_at=trial.started_at,
+            ended_at=self.now,
+        )
+        result = trial.result
+        if trial.stop is not None:
+            curve = result.curve[: len(result.curve) - len(trial.rows)]
+            best = max(curve, key=lambda row: row["mrr"])
+            pruned = {"status": "pruned", "reason": trial.stop.reason, "forecast": trial.stop.forecast}
+            metrics = {name: best[name] for name in result.metrics}
+            result = result.model_copy(update={**pruned, "curve": curve, "metrics": metrics})
+        result = result.model_copy(update={"cost": cost, "worker": f"slot-{trial.slot}"})
+        write_atomic(self._study.trial_folder(trial.spec.id) / "result.json", result.model_dump_json())
+        return result
+
     def _fill(self) -> None:
         while self._queue and len(self._running) < self.slots:
             spec = self._queue.popleft()
             seconds, result = self._outcome(spec)
-            slot = min(set(range(self.slots)) - {running[1] for running in self._running})
-            heapq.heappush(self._running, (self.now + seconds, slot, self._started, self.now, spec, result))
+            slot = min(set(range(self.slots)) - {running.slot for running in self._running})
+            self._running.append(_Running(spec, seconds, result, slot, self._started, self.now))
             self._started += 1

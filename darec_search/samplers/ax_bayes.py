@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from darec_search.samplers.base import Observation, Options, Sampler, spread, unseen
+from darec_search.samplers.base import Observation, Options, Recommendation, Sampler, spread, unseen
 from darec_search.samplers.proposer import Proposer
 from darec_search.space import Point, SearchSpace
 from trainer.threads import single_thread
@@ -72,9 +72,9 @@ class AxBayesSampler(Sampler):
             ((_, parameters),) = self.client.get_next_trials(max_trials=1).items()
         return _point(self.space, parameters)
 
-    def _recommend(self) -> Point:
+    def _recommend(self, count: int) -> list[Recommendation]:
         with single_thread():
-            return self._proposer.best(self.history.observations)
+            return self._proposer.recommend(self.history.observations, count)
 
     def _record(self, observation: Observation) -> None:
         super()._record(observation)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
+from scipy import stats
 
 from darec_search.space import Point, SearchSpace
 
@@ -32,6 +33,27 @@ class Observation:
     point: Point
     value: float
     stderr: float | None = None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A design worth keeping, and what its noiseless value is believed to be.
+
+    Args:
+        point: the design.
+        mean: expected noiseless value.
+        low: lower end of the 90 % interval of the noiseless value; None where nothing tells the noise.
+        high: its upper end, likewise.
+    """
+
+    point: Point
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+
+LEVEL = 0.9
+"""Probability that the interval of a `Recommendation` holds the noiseless value."""
 
 
 @dataclass
@@ -117,18 +139,27 @@ class Sampler(ABC):
         Raises:
             ValueError: if no value was told yet.
         """
+        return self.recommend()[0].point
+
+    def recommend(self, count: int = 1) -> list[Recommendation]:
+        """The `count` best of the evaluated points with their values, best first; fewer when fewer were evaluated.
+
+        Raises:
+            ValueError: if no value was told yet.
+        """
         if not self.history.observations:
             raise ValueError("there is no best point yet: tell the sampler at least one value first")
-        return self._recommend()
+        return self._recommend(count)
 
     @abstractmethod
     def _propose(self, pending: list[Point], rng: np.random.Generator) -> Point:
         """The next point; `rng` is the only randomness it may use."""
 
-    def _recommend(self) -> Point:
-        """By default the point with the best mean value."""
+    def _recommend(self, count: int) -> list[Recommendation]:
+        """By default the points with the best mean values."""
         means = self.history.means()
-        return max(means, key=means.__getitem__)
+        best = sorted(means, key=means.__getitem__, reverse=True)[:count]
+        return [_measured(point, self.history.observations) for point in best]
 
     def _record(self, observation: Observation) -> None:
         self.history.observations.append(observation)
@@ -143,6 +174,22 @@ class Sampler(ABC):
     def _require(self, point: Point) -> None:
         if point not in self.space:
             raise ValueError(f"{point} lies outside the search space")
+
+
+def _measured(point: Point, observations: Sequence[Observation]) -> Recommendation:
+    """Mean value of a point; its interval from known standard errors, or else from repeats (Student's t)."""
+    own = [observation for observation in observations if observation.point == point]
+    count = len(own)
+    mean = math.fsum(observation.value for observation in own) / count
+    known = [observation.stderr for observation in own if observation.stderr is not None]
+    if len(known) == count:
+        half = float(stats.norm.ppf((1 + LEVEL) / 2)) * math.hypot(*known) / count
+    elif count > 1:
+        stderr = float(np.std([observation.value for observation in own], ddof=1)) / math.sqrt(count)
+        half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * stderr
+    else:
+        return Recommendation(point, mean)
+    return Recommendation(point, mean, mean - half, mean + half)
 
 
 def unseen(space: SearchSpace, rng: np.random.Generator, seen: Iterable[Point], pending: Iterable[Point]) -> Point:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from darec_search.samplers.acquisition import MixtureLogEI
-from darec_search.samplers.base import Observation
+from darec_search.samplers.base import LEVEL, Observation, Recommendation
 from darec_search.samplers.kernels import StructuredKernels, bank
 from darec_search.samplers.prob_reparam_optimizer import ProbabilisticReparameterization
 from darec_search.samplers.surrogate import Data, StructuredMixture
@@ -18,6 +18,10 @@ from darec_search.space import Point, SearchSpace
 _BANK_SEED = 2024
 _CONDITIONED_AT_MOST = 500
 """Observations behind the acquisition, whose every value costs their square; recommendations use all."""
+_KEPT = 12
+"""Bank entries that make the mixture."""
+_WHOLE_BANK_UP_TO = 100
+"""Observations up to which intervals come from all entries: 12 of 64 hold 0.85 of the values where they say 0.9."""
 
 
 class Proposer:
@@ -44,12 +48,12 @@ class Proposer:
         generator = torch.Generator().manual_seed(_BANK_SEED)
         self._bank = bank(len(self._kernels), bank_size, noise, generator)
 
-    def model(self, observations: Sequence[Observation]) -> StructuredMixture:
-        """The surrogate of at least one observation; their order does not matter."""
+    def model(self, observations: Sequence[Observation], keep: int = _KEPT) -> StructuredMixture:
+        """The surrogate of at least one observation, of the `keep` best bank entries; the order does not matter."""
         observations = sorted(observations, key=lambda o: (tuple(self.space.encode(o.point)), o.value))
         y = torch.tensor([observation.value for observation in observations], dtype=torch.float64)
         data = Data.of(self.encode([o.point for o in observations]), y, [o.stderr for o in observations])
-        return StructuredMixture(self._kernels, data, *self._bank)
+        return StructuredMixture(self._kernels, data, *self._bank, keep=keep)
 
     def propose(
         self,
@@ -81,11 +85,16 @@ class Proposer:
         candidates, _ = self.optimizer.optimize(acquisition.values, rng, centres, exclude)
         return self.space.decode(candidates[0].numpy()) if len(candidates) else None
 
-    def best(self, observations: Sequence[Observation]) -> Point:
-        """The evaluated design with the highest posterior mean."""
+    def recommend(self, observations: Sequence[Observation], count: int) -> list[Recommendation]:
+        """The evaluated designs with the highest posterior means, with credible intervals; best first."""
         points = list(dict.fromkeys(observation.point for observation in observations))
-        means = self.model(observations).mean(self.encode(points))
-        return points[int(means.round(decimals=9).argmax())]
+        model, x = self.model(observations), self.encode(points)
+        means = model.mean(x)
+        order = torch.sort(means.round(decimals=9), descending=True, stable=True).indices[:count]
+        wide = self.model(observations, len(self._bank[1])) if len(observations) <= _WHOLE_BANK_UP_TO else model
+        low, high = wide.interval(x[order], LEVEL)
+        rows = zip(order.tolist(), means[order].tolist(), low.tolist(), high.tolist(), strict=True)
+        return [Recommendation(points[row], mean, below, above) for row, mean, below, above in rows]
 
     def encode(self, points: Sequence[Point]) -> Tensor:
         """[n, D] float64."""

@@ -18,10 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from botorch.models.model import Model
 from botorch.posteriors.gpytorch import GPyTorchPosterior
 from gpytorch.distributions import MultivariateNormal
+from scipy import special
 from torch import Tensor
 
 from darec_search.samplers.kernels import StructuredKernels
@@ -143,6 +145,34 @@ class StructuredMixture(Model):
     def mean(self, x: Tensor) -> Tensor:
         """[m] posterior mean of the mixture."""
         return self.weights @ self.marginals(x)[0]
+
+    def interval(self, x: Tensor, level: float) -> tuple[Tensor, Tensor]:
+        """Credible interval of f at each point, with equal tails.
+
+        With the amplitude integrated out a component's f(x) is a Student t with n + 2 degrees of freedom, whose
+        squared scale is the variance of `marginals` (Rasmussen & Williams 2006, ch. 9.9). Call it before `pending`.
+
+        Args:
+            x: [m, D] encoded points.
+            level: probability of the interval.
+
+        Returns:
+            lower [m] and upper [m] ends.
+        """
+        means, variances = (values.numpy() for values in self.marginals(x))
+        scales, weights, freedom = np.sqrt(variances), self.weights.numpy(), len(self._x) + 2
+
+        def quantile(probability: float) -> Tensor:
+            # Every component's own quantile lies on one side or the other of the mixture's.
+            own = means + scales * special.stdtrit(freedom, probability)
+            low, high = own.min(0), own.max(0)
+            for _ in range(60):
+                middle = (low + high) / 2
+                below = weights @ special.stdtr(freedom, (middle - means) / scales) < probability
+                low, high = np.where(below, middle, low), np.where(below, high, middle)
+            return torch.from_numpy((low + high) / 2)
+
+        return quantile((1 - level) / 2), quantile((1 + level) / 2)
 
     def posterior(
         self,

@@ -286,11 +286,13 @@ def _worker_tags(result: RunResult | None) -> dict[str, str]:
 
 
 def _outcome(result: RunResult | None) -> dict[str, float]:
-    """Metrics of the best checkpoint, and what the run cost."""
+    """Metrics of the best checkpoint, what a stopped run was expected to end with, and what the run cost."""
     if result is None:
         return {}
     summary = {f"best_{name}": value for name, value in result.metrics.items()}
     summary |= {"wall_s": result.cost.wall_s, "cpu_s": result.cost.cpu_s, "gpu_s": result.cost.gpu_s}
+    if result.forecast is not None:
+        summary |= {"forecast": result.forecast.value, "forecast_stderr": result.forecast.stderr}
     if result.best_epoch is not None:
         summary["best_epoch"] = float(result.best_epoch)
     return {metric_name(name): value for name, value in summary.items()}

@@ -120,7 +120,9 @@ def test_check_says_what_would_run_and_writes_no_study(capsys, home, tmp_path):
     plan = run_json(capsys, "check", file, "--json", "--set", "search.trials=9")
     assert (plan["search_trials"], plan["users"], plan["folder"]) == (9, USERS, str(tmp_path / "other"))
     assert cli.main(["run", str(file), "--dry-run"]) == 0
-    assert "2 trials of the λ grid and 3 proposed by random" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 trials for λ, in a grid, at the architecture serial" in said
+    assert "3 trials proposed by random" in said
     assert not (tmp_path / "other").exists()
 
 

@@ -66,6 +66,11 @@ def test_values_that_would_only_fail_later(tmp_path, sections, field):
     assert field in problems(tmp_path, **sections)
 
 
+@pytest.mark.parametrize("way", [{"weight_search": "one_at_a_time"}, {"weight_repeats": 2}, {"weights_again": True}])
+def test_ways_of_a_staged_search_are_refused_for_a_joint_one(tmp_path, way):
+    assert f"search.{next(iter(way))}" in problems(tmp_path, search={"strategy": "joint", **way})
+
+
 def test_overrides_are_yaml_and_make_their_sections():
     document = apply_overrides({"a": {"b": 1}}, ["a.b=[1, 2.5]", "a.c=x", "d.e.f=null", "text=a=b"])
     assert document == {"a": {"b": [1, 2.5], "c": "x"}, "d": {"e": {"f": None}}, "text": "a=b"}

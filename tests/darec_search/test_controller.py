@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 from study_folders import LEVELS, new_study
 
+from darec_search import promotion, weights
 from darec_search.controller import SearchFailed, Stopped, search, stopping_on_signals
 from darec_search.runners.base import DoneEvent
 from darec_search.runners.simulated import SimulatedRunner
@@ -78,6 +79,85 @@ def test_joint_searches_bits_and_weights_together(tmp_path):
     trials = run(tiny(tmp_path / "s", "joint", trials=12))
     assert stages(trials) == {"joint": 12}
     assert len({trial.spec.weights["align"] for trial in trials}) > 1
+
+
+THREE = {"align": [0.01, 0.1, 1.0], "contrastive": [0.0, 0.1, 0.2], "collaborative": [0.5]}
+
+
+def three(spec):
+    """The best λ is (0.1, 0) at the serial architecture; more parallel adapters want more of λ2. Half luck by seed."""
+    seconds, result = outcome(spec)
+    wanted = 0.2 * sum(spec.bits) / len(spec.bits)
+    value = result.metrics["mrr"] - abs(spec.weights["contrastive"] - wanted) + (0.3 if spec.seed % 2 else -0.3)
+    return seconds, RunResult(status="finished", metrics={"mrr": value, "log_likelihood": value})
+
+
+def weights_of(trials, stage="weights"):
+    return [tuple(trial.spec.weights.values()) for trial in trials if trial.spec.stage == stage]
+
+
+def test_one_weight_at_a_time_tries_its_levels_with_the_others_at_their_best(tmp_path):
+    trials = run(tiny(tmp_path / "s", weights=THREE, weight_search="one_at_a_time"), of=three)
+    assert weights_of(trials) == [
+        (0.01, 0.1, 0.5), (0.1, 0.1, 0.5), (1.0, 0.1, 0.5),  # λ2 at its middle level: `losses` has none of them
+        (0.1, 0.0, 0.5), (0.1, 0.2, 0.5),
+    ]  # fmt: skip
+    assert set(weights_of(trials, "architecture")) == {(0.1, 0.0, 0.5)}
+
+
+def test_a_level_that_the_losses_name_is_where_one_at_a_time_begins(tmp_path):
+    search_fields = {"sampler": "random", "trials": 1, "weights": THREE, "weight_search": "one_at_a_time"}
+    study = new_study(tmp_path / "s", layers=2, search=search_fields, losses={"contrastive": 0.2})
+    assert {contrastive for _, contrastive, _ in weights_of(run(study, of=three))[:3]} == {0.2}
+
+
+@pytest.mark.parametrize("way", ["grid", "one_at_a_time"])
+def test_repeats_of_a_setting_have_seeds_of_their_own_and_their_mean_decides(tmp_path, way):
+    def lucky(spec):
+        """The worst setting is the luckiest under its first seed."""
+        seconds, result = three(spec)
+        luck = 9.0 if spec.weights["align"] == 1.0 and spec.seed == 0 else 0.0
+        luck -= 20.0 if spec.weights["align"] == 1.0 and spec.seed == 1 else 0.0
+        value = result.metrics["mrr"] + luck
+        return seconds, RunResult(status="finished", metrics={"mrr": value, "log_likelihood": value})
+
+    trials = run(tiny(tmp_path / "s", weights=THREE, weight_search=way, weight_repeats=2), of=lucky)
+    tried = [(tuple(trial.spec.weights.values()), trial.spec.seed) for trial in trials if trial.spec.stage == "weights"]
+    assert sorted(tried) == sorted((setting, seed) for setting, _ in dict(tried).items() for seed in (0, 1))
+    assert set(weights_of(trials, "architecture")) == {(0.1, 0.0, 0.5)}
+    settled = run(tiny(tmp_path / "once", weights=THREE, weight_search=way), of=lucky)
+    assert {align for align, _, _ in weights_of(settled, "architecture")} == {1.0}
+
+
+@pytest.mark.parametrize("way", ["grid", "one_at_a_time"])
+def test_weights_again_at_the_best_architecture_count_in_the_choice_of_candidates(tmp_path, way):
+    study = tiny(tmp_path / "s", weights=THREE, weight_search=way, weights_again=True)
+    trials = run(study, of=three)
+    best = max((t for t in trials if t.spec.stage == "architecture"), key=lambda t: t.objective).spec.bits
+    again = [trial for trial in trials if trial.spec.stage == "weights" and any(trial.spec.bits)]
+    assert {trial.spec.bits for trial in again} == {best}
+    # the setting of the search for bits is known at this architecture
+    assert len(again) == weights.trials_of(study.config) - 1
+    assert min(trial.spec.number for trial in again) > TRIALS
+    favourite = promotion.candidates(study)["best-1"]
+    assert favourite.bits == best
+    assert favourite.weights["contrastive"] > 0.0
+
+
+@pytest.mark.parametrize("fields", [{"weights_again": True}, {"weight_search": "one_at_a_time", "weight_repeats": 3}])
+@pytest.mark.parametrize("levels", [(), (0.5,)])
+def test_with_nothing_to_choose_no_trial_is_spent_on_weights(tmp_path, fields, levels):
+    assert stages(run(tiny(tmp_path / "s", levels=levels, **fields))) == {"architecture": TRIALS}
+
+
+def test_a_failed_second_look_at_the_weights_does_not_fail_the_search(tmp_path):
+    def once(spec):
+        good = spec.stage != "weights" or not any(spec.bits)
+        return outcome(spec) if good else (1.0, RunResult(status="failed", reason="as planned"))
+
+    trials = run(tiny(tmp_path / "s", weights_again=True), of=once)
+    assert {trial.status for trial in trials} == {"finished", "failed"}
+    assert run(Study.load(tmp_path / "s"), of=once) == trials
 
 
 @pytest.mark.parametrize("levels", [(), (0.5,)])
@@ -177,6 +257,83 @@ def test_events_reach_the_observer(tmp_path):
     trials = run(tiny(tmp_path / "s"), on_event=seen.append)
     assert sorted(event.trial_id for event in seen) == sorted(trial.spec.id for trial in trials)
     assert all(isinstance(event, DoneEvent) for event in seen)
+
+
+EPOCHS = 4
+
+
+def with_curve(spec):
+    """The outcome of a trial of four epochs, whose curve shows from the first what it will come to."""
+    value = 2 + outcome(spec)[1].metrics["mrr"]
+    heights = {epoch: value * (1 - 0.5**epoch) for epoch in range(1, EPOCHS + 1)}
+    rows = [
+        {"epoch": epoch, "seconds": 2.0 * epoch, "mrr": height, "log_likelihood": height}
+        for epoch, height in heights.items()
+    ]
+    metrics = dict.fromkeys(("mrr", "log_likelihood"), heights[EPOCHS])
+    return 2.0 * EPOCHS, RunResult(status="finished", metrics=metrics, curve=rows)
+
+
+def with_rule(folder, rule, trials=24):
+    return tiny(folder, "joint", trials=trials, epochs=EPOCHS, early_stopping=rule)
+
+
+@pytest.mark.parametrize("rule", ["curve", "median"])
+def test_hopeless_trials_end_early_and_leave_what_their_curve_foretells(tmp_path, rule):
+    trials = run(with_rule(tmp_path / "s", rule), slots=1, of=with_curve)
+    pruned = [trial for trial in trials if trial.status == "pruned"]
+    whole = {trial.spec.id: with_curve(trial.spec)[1].metrics["mrr"] for trial in trials}
+    finished = [trial for trial in trials if trial.status == "finished"]
+    assert len(trials) == 24
+    assert 3 <= len(pruned) <= 18
+    assert max(whole.values()) == max(trial.objective for trial in finished)
+    for trial in pruned:
+        result = trial.result
+        assert result.objective is None
+        assert 1 <= len(result.curve) < EPOCHS
+        assert result.cost.wall_s == 2.0 * len(result.curve)
+        assert result.metrics["mrr"] == result.curve[-1]["mrr"]
+        assert abs(whole[trial.spec.id] - result.forecast.value) < 2 * result.forecast.stderr
+        assert f"epoch {len(result.curve)} of {EPOCHS}" in result.reason
+
+
+def test_nothing_is_stopped_unless_asked_for(tmp_path):
+    assert {trial.status for trial in run(with_rule(tmp_path / "s", "none"), of=with_curve)} == {"finished"}
+
+
+def test_the_sampler_learns_from_a_stopped_trial(tmp_path):
+    """A sampler that is not told of it would propose the same design again and again."""
+    study = new_study(
+        tmp_path / "s",
+        layers=1,
+        search={
+            "sampler": "ax_bayes", "strategy": "joint", "trials": 8, "weights": {}, "epochs": EPOCHS,
+            "early_stopping": "median",
+        },
+    )  # fmt: skip
+    trials = run(study, slots=1, of=with_curve)
+    assert any(trial.status == "pruned" for trial in trials)
+    assert len({trial.spec.bits for trial in trials}) == 8
+
+
+def test_the_grid_of_weights_is_stopped_early_too(tmp_path):
+    study = tiny(tmp_path / "s", levels=range(12), epochs=EPOCHS, trials=1, early_stopping="median")
+    grid = [trial for trial in run(study, slots=1, of=with_curve) if trial.spec.stage == "weights"]
+    assert {trial.status for trial in grid} == {"finished", "pruned"}
+    assert min(grid, key=lambda trial: abs(trial.spec.weights["align"] - 0.1)).status == "finished"
+
+
+def test_a_search_stopped_after_any_row_goes_on_as_if_it_had_not_been(tmp_path):
+    def said(trials):
+        return [(t.spec.id, t.status, t.result.reason, t.result.forecast) for t in trials]
+
+    whole = run(with_rule(tmp_path / "whole", "curve", trials=12), slots=1, of=with_curve)
+    assert any(trial.status == "pruned" for trial in whole)
+    for events in range(0, 40, 3):
+        study = with_rule(tmp_path / f"{events}", "curve", trials=12)
+        with pytest.raises(Stopped):
+            run(study, slots=1, of=with_curve, on_event=stop_after(events))
+        assert said(run(Study.load(study.folder), slots=1, of=with_curve)) == said(whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -26,13 +26,24 @@ def test_it_counts_what_would_run(shop):
     assert (plan.layers, plan.users) == (LAYERS, USERS)
     assert plan.items == planning.open_dataset(study_config(shop)).n_items
     assert plan.points == 2 ** (3 * LAYERS) * 6
-    assert (plan.grid_trials, plan.search_trials, plan.retests, plan.runs) == (6, 5, 6, 17)
+    assert (plan.weight_trials, plan.search_trials, plan.retests, plan.runs) == (6, 5, 6, 17)
     assert plan.search_users == round(0.6 * USERS)
+
+
+@pytest.mark.parametrize(
+    ("way", "trials"),
+    [({}, 6), ({"weight_repeats": 2}, 12), ({"weight_search": "one_at_a_time"}, 4), ({"weights_again": True}, 6)],
+)
+def test_it_counts_the_trials_for_the_loss_weights(shop, way, trials):
+    plan = plan_of(shop, search={"trials": 5, "weights": {"align": [0.1, 1], "contrastive": [0, 0.1, 0.2]}, **way})
+    assert plan.weight_trials == trials
+    assert plan.weights_again_trials == (trials if "weights_again" in way else 0)
+    assert plan.searching == 5 + plan.weight_trials + plan.weights_again_trials
 
 
 @pytest.mark.parametrize("search", [{"strategy": "joint"}, {"weights": {"align": [0.1]}}, {"weights": {}}])
 def test_without_a_grid_there_are_no_grid_trials(shop, search):
-    assert plan_of(shop, search=search).grid_trials == 0
+    assert plan_of(shop, search=search).weight_trials == 0
 
 
 def test_the_dataset_is_prepared_once(shop):

@@ -78,6 +78,24 @@ def test_the_fixed_arms_are_candidates_at_the_best_weights(searched):
     }
 
 
+def test_designs_are_candidates_by_the_mean_of_their_trials(tmp_path):
+    search = {"sampler": "random", "epochs": 4, "weights": {"align": [0.1, 1.0]}}
+    study = new_study(tmp_path / "study", search=search, promotion={"candidates": 2})
+    lucky, steady, other = (1, 0, 0) * 4, (0, 1, 0) * 4, (0, 0, 1) * 4
+    for design, values in ((lucky, (0.9, 0.1, 0.1)), (steady, (0.5, 0.6)), (other, (0.4,))):
+        for seed, value in enumerate(values):
+            finish(study, ask(study, design, 1.0, "architecture", seed=seed), value, 0.0)
+    arms = promotion.candidates(study)
+    assert (arms["best-1"].bits, arms["best-2"].bits) == (steady, other)
+    assert promotion.search_values(study, "mrr")[Point(lucky, {"align": 1.0})] == pytest.approx(1.1 / 3)
+
+
+def test_levels_that_the_config_no_longer_has_do_not_lead(searched):
+    finish(searched, ask(searched, MIXED, 0.7, "joint"), 0.9, 0.0)
+    levels = {name: point.weights["align"] for name, point in promotion.candidates(searched).items()}
+    assert levels == {"best-1": 1.0, "best-2": 0.7, "serial": 1.0, "parallel": 1.0}
+
+
 def test_a_fixed_arm_that_the_search_found_is_tested_once(searched):
     finish(searched, ask(searched, PARALLEL, 1.0, "architecture", seed=1), 0.9, 0.0)
     assert list(promotion.candidates(searched)) == ["best-2", "serial", "parallel"]

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from darec_search.runners.exchange import Exchange
-from trainer.training.result import RunResult, write_atomic
+from trainer.training.result import RunResult, Stop, write_atomic
 from trainer.worker import Job
 
 WAIT = 0.05
@@ -17,6 +17,7 @@ def job(folder: Path, name: str) -> Job:
         "folder": str(folder / name),
         "time_limit_s": 5.0,
         "keep_model": False,
+        "stoppable": False,
         "attempt": 1,
     }
 
@@ -70,6 +71,57 @@ def test_rows_and_result_reach_controller_and_follower(tmp_path):
         assert await exchange.follow("a", 1, WAIT) == ([], True)
         assert [message["kind"] for message in await exchange.messages(WAIT)] == ["row", "done"]
         assert await exchange.messages(WAIT) == []
+
+    asyncio.run(scenario())
+
+
+def stoppable(folder: Path, name: str) -> Job:
+    return {**job(folder, name), "stoppable": True}
+
+
+def test_a_row_is_answered_when_the_controller_has_looked_at_it(tmp_path):
+    async def scenario(look):
+        exchange = Exchange(3)
+        await exchange.submit(stoppable(tmp_path, "a"))
+        await taken(exchange, "lane-0")
+        answer = asyncio.create_task(exchange.row("a", {"epoch": 1, "mrr": 0.1}))
+        assert [message["kind"] for message in await exchange.messages(WAIT)] == ["row"]
+        await asyncio.sleep(0.01)
+        assert not answer.done()
+        await look(exchange)
+        return await asyncio.wait_for(answer, 1)
+
+    async def go_on(exchange):
+        await exchange.messages(0.001)
+
+    async def end(exchange):
+        await exchange.stop("a", Stop(reason="hopeless"))
+
+    assert asyncio.run(scenario(go_on)) is None
+    assert asyncio.run(scenario(end)) == Stop(reason="hopeless")
+
+
+def test_a_stop_outlives_the_worker_that_it_was_meant_for(tmp_path):
+    async def scenario():
+        exchange = Exchange(3)
+        await exchange.submit(stoppable(tmp_path, "a"))
+        await taken(exchange, "lane-0")
+        await exchange.stop("a", Stop(reason="hopeless"))
+        await exchange.lost("lane-0", "killed")
+        await taken(exchange, "lane-1")
+        assert await exchange.row("a", {"epoch": 1, "mrr": 0.1}) == Stop(reason="hopeless")
+
+    asyncio.run(scenario())
+
+
+def test_a_row_that_comes_again_stands_once_in_the_curve(tmp_path):
+    async def scenario():
+        exchange = await started(tmp_path, "a")
+        for _ in range(2):
+            await exchange.row("a", {"epoch": 1, "mrr": 0.1})
+        await exchange.row("a", {"epoch": 2, "mrr": 0.1})
+        rows, _ = await exchange.follow("a", 0, WAIT)
+        assert [row["epoch"] for row in rows] == [1, 2]
 
     asyncio.run(scenario())
 

@@ -26,6 +26,7 @@ from darec_search.study import Study
 from darec_search.trial import Fidelity, make_spec
 from trainer.config import ExecutionConfig
 from trainer.errors import BadInput
+from trainer.training.result import Forecast, Stop
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -99,6 +100,35 @@ def test_a_trial_beyond_its_time_limit_is_recorded_and_the_lane_goes_on(folder):
     assert not (study.trial_folder(short.id) / "stacks.txt").exists()
 
 
+def test_a_stopped_trial_gives_its_lane_to_the_next(folder):
+    study = real_study(folder, "stopped", search={"early_stopping": "curve"}, resources={"lanes": 1})
+    design = study.space.decode([0] * study.space.bits)
+    long, short = (
+        make_spec(study.id, number, "joint", design, 0, Fidelity(users_fraction=1, epochs=epochs))
+        for number, epochs in enumerate([500, 1])
+    )
+    stop = Stop(
+        reason="stopped after epoch 2 of 500: hopeless", forecast=Forecast(metric="mrr", value=0.02, stderr=0.004)
+    )
+    ended = []
+    with runners.create(study) as runner:
+        for spec in (long, short):
+            study.request(spec)
+            runner.submit(spec)
+        while len(ended) < 2:
+            for event in runner.wait():
+                if isinstance(event, DoneEvent):
+                    ended.append(event)
+                elif event.trial_id == long.id and event.row["epoch"] == 2:
+                    runner.stop(long.id, stop)
+    assert [(event.trial_id, event.result.status) for event in ended] == [(long.id, "pruned"), (short.id, "finished")]
+    result = study.trial(long.id).result
+    assert (result.reason, result.forecast) == (stop.reason, stop.forecast)
+    assert [row["epoch"] for row in result.curve] == [1, 2]
+    assert ended[1].result.worker == result.worker
+    assert not (study.trial_folder(long.id) / "checkpoint").exists()
+
+
 def test_a_running_cluster_is_joined_and_its_room_respected(folder, caplog):
     connect(real_study(folder, "joined").config)
     assert lanes_that_fit(5, 1, 0) == 2
@@ -154,6 +184,8 @@ def test_a_killed_controller_resumes_without_loss_or_repetition(tmp_path, kind):
     assert len(trials) == 4
     assert {trial.status for trial in trials} == {"finished"}
     assert finished.items() <= results(tmp_path / "study").items()
+    # one at a time, each proposal knew the results before it, whoever was killed between
+    assert [trial.spec.told for trial in trials] == [(), *((trial.spec.id,) for trial in trials[:-1])]
 
 
 def results(folder: Path) -> dict[str, int]:

@@ -205,3 +205,29 @@ def test_unknown_names_and_options_are_bad_input(make: Callable[..., Sampler]) -
             create(name, SPACES["bits"], 0, colour="red")
     with pytest.raises(BadInput, match=r"search\.sampler_options\.start"):
         create("ax_bayes", SPACES["bits"], 0, start=0)
+
+
+def test_recommendations_come_best_first_with_their_values(make: Callable[..., Sampler], space: SearchSpace) -> None:
+    results = drawn(space, 14)
+    sampler = replay(make(space, 1), results)
+    evaluated = {point for point, value in results if value is not None}
+    listed = sampler.recommend(3)
+    assert len(listed) == min(3, len(evaluated))
+    assert listed[0].point == sampler.best()
+    assert {row.point for row in listed} <= evaluated
+    assert [row.mean for row in listed] == sorted((row.mean for row in listed), reverse=True)
+    for row in listed:
+        assert row.low is None or row.high is None or row.low < row.mean < row.high
+    assert len(sampler.recommend(1000)) == len(evaluated)
+
+
+def test_a_standard_error_or_repeats_give_an_interval(make: Callable[..., Sampler]) -> None:
+    sampler, rng = make(SearchSpace(4), 0), np.random.default_rng(0)
+    points = [SearchSpace(4).sample(rng) for _ in range(2)]
+    sampler.tell(points[0], 1.0, stderr=0.1)
+    for value in (0.1, 0.2, 0.3):
+        sampler.tell(points[1], value)
+    for row in sampler.recommend(2):
+        assert row.low is not None
+        assert row.high is not None
+        assert row.low < row.mean < row.high

@@ -7,6 +7,8 @@ import pytest
 import torch
 from botorch.models import SingleTaskGP
 from botorch.optim import optimize_acqf_discrete
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from darec_search.samplers.acquisition import MixtureLogEI
@@ -34,6 +36,25 @@ def test_every_component_is_a_covariance_with_mean_diagonal_one(space: SearchSpa
     assert torch.allclose(gram.diagonal(dim1=1, dim2=2), kernels.diagonal(x), atol=1e-12)
     average = kernels.diagonal(points(space, 4000, seed=1)).mean(1)
     assert torch.allclose(average, torch.ones(len(kernels), dtype=torch.float64), atol=0.06)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    layers=st.integers(1, 5),
+    flipped=st.lists(st.booleans(), min_size=3, max_size=3),
+    order=st.permutations(range(3)),
+    reverse=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_names_of_slots_and_direction_of_depth_carry_no_meaning(
+    layers: int, flipped: list[bool], order: list[int], reverse: bool, seed: int
+) -> None:
+    """What `parallel` is called in a slot, the slots' order, and where depth begins leave every covariance as it is."""
+    kernels, x = StructuredKernels(SearchSpace(layers)), points(SearchSpace(layers), 6, seed)
+    bits = x.reshape(6, layers, 3)
+    bits = torch.where(torch.tensor(flipped), 1 - bits, bits)[:, :, list(order)]
+    moved = (bits.flip(1) if reverse else bits).reshape(6, -1)
+    assert torch.allclose(kernels.gram(moved, moved), kernels.gram(x, x), atol=1e-12)
 
 
 def test_components_match_their_formulas() -> None:
@@ -147,6 +168,43 @@ def test_pending_designs_keep_the_mean_and_lower_the_variance() -> None:
     assert torch.allclose(after_means, means, atol=1e-9)
     assert torch.all(after_variances <= variances + 1e-9)
     assert torch.all(model.marginals(pending)[1] < 0.9 * at_pending)
+
+
+@pytest.mark.parametrize("count", [8, 25])
+def test_intervals_hold_the_noiseless_value_as_often_as_they_say(count: int) -> None:
+    """Over functions, amplitudes and noise drawn from the prior, and for the design that is recommended too."""
+    space, generator = SPACES[0], torch.Generator().manual_seed(count)
+    kernels = StructuredKernels(space)
+    entries = bank(len(kernels), 64, (0.05, 2.0), generator)
+    held, held_by_best = [], []
+    for seed in range(150):
+        x = points(space, count, seed)
+        entry = int(torch.randint(64, (1,), generator=generator))
+        covariance = 1 + torch.einsum("b,bnm->nm", entries[0][entry], kernels.gram(x, x))
+        amplitude = 1 / torch.empty(1, dtype=torch.float64).exponential_(generator=generator)
+        factor = torch.linalg.cholesky(covariance + 1e-9 * torch.eye(count, dtype=torch.float64))
+        f, noise = torch.randn(2, count, generator=generator, dtype=torch.float64) * amplitude.sqrt()
+        f = factor @ f
+        data = Data.of(x, f + entries[1][entry].sqrt() * noise, [None] * count)
+        model = StructuredMixture(kernels, data, *entries, keep=64)
+        low, high = model.interval(x, 0.9)
+        inside = (low < f) & (f < high)
+        held.append(inside.double().mean())
+        held_by_best.append(inside[model.mean(x).argmax()].double())
+    assert 0.85 < torch.stack(held).mean() < 0.94
+    assert 0.82 < torch.stack(held_by_best).mean() < 0.97
+
+
+def test_an_interval_has_equal_tails_under_the_mixture() -> None:
+    model, _, _ = mixture(SPACES[1])
+    new = points(SPACES[1], 4, seed=3)
+    means, variances = model.marginals(new)
+    low, high = model.interval(new, 0.8)
+    student = torch.distributions.StudentT(float(len(model._x) + 2), means[..., None], variances.sqrt()[..., None])
+    draws = student.sample(torch.Size([50_000]))[..., 0]
+    for end, probability in ((low, 0.1), (high, 0.9)):
+        below = model.weights @ (draws < end).double().mean(0)
+        assert torch.allclose(below, torch.full_like(below, probability), atol=0.01)
 
 
 def test_smaller_standard_errors_count_more() -> None:

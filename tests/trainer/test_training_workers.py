@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from trainer.config import ExecutionConfig, RunConfig
 from trainer.training.loop import Training
-from trainer.training.result import RunResult
+from trainer.training.result import RunResult, Stop
 from trainer.training.run import run
 from trainer.training.warm import Warm
 from trainer.training.workers import Workers
@@ -69,6 +69,12 @@ def _built_by_the_last_worker(config: RunConfig, workers: Workers) -> None:
         distributed.barrier()
 
 
+def _stopped_by_the_first(config: RunConfig, folder: Path) -> None:
+    result = run(config, folder, on_row=lambda row: Stop(reason="enough"), device="cpu")
+    assert result.status == "pruned"
+    assert len(result.curve) == 1
+
+
 def _alone_or_together_at_the_end(workers: Workers) -> None:
     if workers.rank == 0:
         assert not workers.all_ended(wait_s=0.1)
@@ -84,6 +90,7 @@ def _worker(rank: int, world: int, folder: str, configs: dict[str, RunConfig]) -
     run(configs["plain"], Path(folder) / "plain", device="cpu")
     _killed_and_resumed(configs["parts"], Path(folder) / "parts")
     _sharded(configs["sharded"], Path(folder) / "sharded")
+    _stopped_by_the_first(configs["plain"], Path(folder) / "stopped")
     _built_by_the_last_worker(configs["plain"], Workers.current())
     _alone_or_together_at_the_end(Workers.current())
     distributed.barrier()
@@ -107,11 +114,18 @@ def test_two_workers_train_what_one_trains(tmp_path):
     alone = run(configs["plain"], tmp_path / "alone", warm=Warm(), device="cpu")
     multiprocessing.spawn(_worker, (2, str(tmp_path), configs), nprocs=2)
     for name in configs:
-        together = RunResult.model_validate_json((tmp_path / name / "result.json").read_text())
+        together = result_in(tmp_path / name)
         assert together.status == "finished", together.reason
         for one, two in zip(alone.curve, together.curve, strict=True):
             measured = {name: value for name, value in one.items() if name not in ("time", "seconds")}
             assert {name: two[name] for name in measured} == pytest.approx(measured, rel=2e-4)
+
+    stopped = result_in(tmp_path / "stopped")
+    assert (stopped.status, stopped.reason) == ("pruned", "enough")
+
+
+def result_in(folder: Path) -> RunResult:
+    return RunResult.model_validate_json((folder / "result.json").read_text())
 
 
 def test_a_single_process_is_rank_0_of_1():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -77,8 +77,22 @@ class Training:
         """Wall and processor seconds of earlier attempts."""
         self._started = (time.monotonic(), time.process_time())
 
-    def run(self, on_row: Callable[[Row], None] | None = None) -> Progress:
-        """Train to the end, from the last checkpoint if there is one.
+    def run(self) -> Progress:
+        """Train to the end.
+
+        Raises:
+            Diverged: if a loss or a gradient is not finite, or a loss explodes.
+        """
+        for _ in self.epochs():
+            pass
+        return self.progress
+
+    def epochs(self) -> Iterator[Row]:
+        """Train epoch by epoch, from the last checkpoint if there is one; whoever iterates no further stops the run.
+
+        Yields:
+            The evaluation of each epoch, once checkpoint and curve are written. A run that goes on yields the newest
+            one that it has again, since nobody may have heard of it.
 
         Raises:
             Diverged: if a loss or a gradient is not finite, or a loss explodes.
@@ -90,11 +104,19 @@ class Training:
             pretrain_collaborative(self.model.collaborative, self.materials.dataset.train, self.config, self.device)
         self.earlier = (self.progress.wall_s, self.progress.cpu_s)
         self._write_curve()
-        while self.progress.epoch < self.config.optimization.epochs and not self._out_of_patience():
+        if self.progress.curve:
+            yield self.progress.curve[-1]
+        while not self.over:
             losses = self._train_epoch()
             self._evaluate(losses)
-            self._record(on_row)
-        return self.progress
+            self._save()
+            self._write_curve()
+            yield self.progress.curve[-1]
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to train: all epochs are done, or patience is exhausted."""
+        return self.progress.epoch >= self.config.optimization.epochs or self._out_of_patience()
 
     def _train_epoch(self) -> dict[str, float]:
         """The rest of the epoch under way; the whole epoch's mean losses by name."""
@@ -186,12 +208,6 @@ class Training:
         if metrics["mrr"] > progress.best_metrics.get("mrr", -1.0):
             progress.best_epoch, progress.best_metrics = progress.epoch, metrics
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.model.trained_state().items()}
-
-    def _record(self, on_row: Callable[[Row], None] | None) -> None:
-        self._save()
-        self._write_curve()
-        if on_row is not None and self.workers.rank == 0:
-            on_row(self.progress.curve[-1])
 
     def _save(self) -> None:
         if self.workers.rank == 0:

@@ -27,6 +27,21 @@ class Cost(Section):
     ended_at: float = Field(0.0, description="When the result was written.")
 
 
+class Forecast(Section):
+    """What a run would have ended with, judged by its curve."""
+
+    metric: str = Field(description="The metric in question, of the best evaluation by it.")
+    value: float = Field(description="Its expected value.")
+    stderr: float = Field(description="Its standard deviation.")
+
+
+class Stop(Section):
+    """Ends a run after the evaluation that it answers."""
+
+    reason: str = Field(description="One sentence, for the result.")
+    forecast: Forecast | None = Field(None, description="What the rest would have brought.")
+
+
 class RunResult(Section):
     """The outcome of one training run; immutable once written."""
 
@@ -37,6 +52,7 @@ class RunResult(Section):
     )
     best_epoch: int | None = Field(None, description="Epoch of the best validation MRR.")
     curve: list[Row] = Field(default_factory=list, description="One row an evaluation, oldest first.")
+    forecast: Forecast | None = Field(None, description="Of a pruned run: what it was expected to end with.")
     cost: Cost = Field(default_factory=lambda: Cost())
     reason: str | None = Field(None, description="One sentence; present unless finished.")
     fingerprint: str | None = Field(None, description="SHA-256 fingerprint of the dataset.")

@@ -1,4 +1,8 @@
-"""One run from config to `result.json`: never raises for what the run itself did wrong."""
+"""One run from config to `result.json`: never raises for what the run itself did wrong.
+
+`run` trains to the end. `run_by_epochs` is the same run in the hands of the caller, who gets every evaluation, does
+what else there is to do, and says whether to go on.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import gc
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -19,7 +24,7 @@ from trainer.training.divergence import Diverged
 from trainer.training.loop import Training
 from trainer.training.memory import is_out_of_memory, out_of_memory_reason
 from trainer.training.model_file import save_model
-from trainer.training.result import Cost, Row, RunResult, Status, write_atomic
+from trainer.training.result import Cost, Row, RunResult, Status, Stop, write_atomic
 from trainer.training.warm import Materials, Warm
 from trainer.training.workers import Workers, default_device
 
@@ -30,8 +35,8 @@ def run(
     config: RunConfig,
     folder: Path,
     *,
+    on_row: Callable[[Row], Stop | None] | None = None,
     warm: Warm | None = None,
-    on_row: Callable[[Row], None] | None = None,
     worker: str | None = None,
     device: str | None = None,
     keep_model: bool = False,
@@ -42,8 +47,8 @@ def run(
     Args:
         config: the run.
         folder: its own folder.
+        on_row: called with every evaluation, on rank 0; what it returns, if anything, stops the run.
         warm: what this process keeps between runs.
-        on_row: called with every evaluation, on rank 0.
         worker: who runs it, for the record.
         device: `cpu`, `cuda:0`, …; CUDA when there is some, if absent.
         keep_model: leave `model.safetensors` (the best checkpoint's trained tensors) in `folder`.
@@ -52,12 +57,53 @@ def run(
     Returns:
         The result. Out of memory, divergence and any other error of the run are a status with a reason.
     """
+    running = run_by_epochs(
+        config, folder, warm=warm, worker=worker, device=device, keep_model=keep_model, attempts=attempts
+    )
+    answer = on_row if Workers.current().rank == 0 else None
+    stop: Stop | None = None
+    with closing(running):
+        while True:
+            try:
+                row = running.send(stop)
+            except StopIteration as ended:
+                result: RunResult = ended.value
+                return result
+            stop = answer(row) if answer else None
+
+
+def run_by_epochs(
+    config: RunConfig,
+    folder: Path,
+    *,
+    warm: Warm | None = None,
+    worker: str | None = None,
+    device: str | None = None,
+    keep_model: bool = False,
+    attempts: int = 1,
+) -> Generator[Row, Stop | None, RunResult]:
+    """A run that halts after every epoch; closed early, it leaves its checkpoint and no result.
+
+    Args:
+        config: as for `run`.
+        folder: as for `run`.
+        warm: as for `run`.
+        worker: as for `run`.
+        device: as for `run`.
+        keep_model: as for `run`.
+        attempts: as for `run`.
+
+    Yields:
+        Every evaluation, as `Training.epochs` does. A `Stop` that is sent back, to rank 0, ends all workers' run here,
+        as pruned unless nothing was left to train; its result, as written, is what the generator returns.
+    """
     workers = Workers.current()
     device = device or default_device()
     started_at = time.time()
     training: Training | None = None
     status: Status = "finished"
     reason: str | None = None
+    stop: Stop | None = None
     materials: Materials | None = None
     try:
         if device.startswith("cuda"):
@@ -65,7 +111,13 @@ def run(
         with deterministic(config.execution.deterministic):
             materials = (warm or Warm()).materials(config)
             training = Training(config, materials, folder, device, workers)
-            training.run(on_row)
+            for row in training.epochs():
+                stop = yield row
+                if any(workers.from_first([stop is not None], device)):
+                    break
+            if not training.over:
+                stop = stop or Stop(reason="stopped by the first worker")
+                status, reason = "pruned", stop.reason
     except Diverged as error:
         status, reason = "diverged", _sentence(error)
     except Exception as error:  # a trial's own fault must not take the search with it; the traceback goes to the log
@@ -79,7 +131,8 @@ def run(
     if materials is not None:
         backbone = {"backbone": materials.backbone.name, "revision": materials.backbone.revision}
         result = result.model_copy(update={"fingerprint": materials.dataset.fingerprint, **backbone})
-    result = result.model_copy(update={"worker": worker, "attempts": attempts})
+    forecast = stop.forecast if stop is not None and status == "pruned" else None
+    result = result.model_copy(update={"worker": worker, "attempts": attempts, "forecast": forecast})
     if workers.rank == 0:
         if keep_model and training is not None and status == "finished":
             save_model(folder / "model.safetensors", training.best)

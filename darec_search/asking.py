@@ -1,0 +1,259 @@
+"""Where a part of the search gets its trials from: a list, or a sampler that thinks in a thread of its own.
+
+A sampler's proposals follow the order of results, never the clock. With `width` trials under way (slots, and
+`search.ahead` more), the k-th proposal (from 0) knows the first k - width + 1 results in the order in which they came,
+and has the other trials as pending ones. How long the sampler thinks, and what ends meanwhile, changes nothing.
+
+A spec records whose results were told between the proposal before it and its own (`told`). So a study that is started
+again tells them in the same order, then takes the results that no proposal knew yet one by one, as they ended, and asks
+as it would have done without the stop.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from darec_search import samplers
+from darec_search.samplers.base import Sampler
+from darec_search.space import Point, SearchSpace
+from darec_search.stopping import EarlyStopping
+from darec_search.study import Study, Trial
+from darec_search.trial import Fidelity, Stage, TrialSpec, make_spec
+
+
+class Source(ABC):
+    """Gives the trials of a part of the search, one after the other.
+
+    Args:
+        stopping: follows the curves of its trials.
+    """
+
+    def __init__(self, stopping: EarlyStopping) -> None:
+        self.stopping = stopping
+
+    @abstractmethod
+    def next(self, patience: float | None) -> TrialSpec | None:
+        """The next trial to run, recorded in the study folder.
+
+        Args:
+            patience: seconds to wait for one that is being computed; None waits as long as it takes.
+
+        Returns:
+            None if it is not there yet (`thinking`), needs more results first, or none is left.
+        """
+
+    @property
+    def thinking(self) -> bool:
+        """Whether a trial is being computed that `next` will give."""
+        return False
+
+    def done(self, trial: Trial) -> None:
+        """A trial has its result."""
+        self.stopping.ended(trial)
+
+
+class Listed(Source):
+    """Trials that are known beforehand; those with a result are left out, found under whatever number and stage."""
+
+    def __init__(self, study: Study, stage: Stage, fidelity: Fidelity, runs: Sequence[tuple[Point, int]]) -> None:
+        super().__init__(EarlyStopping(study.config.search.early_stopping, study.config.search.objective))
+        self.ids: list[str] = []
+        """Of all its trials, in order; a trial is there once `next` has come to it."""
+        self._study, self._stage = study, stage
+        self._number = _next_number(study)
+        self._waiting: deque[TrialSpec] = deque()
+        for point, seed in runs:
+            spec = make_spec(study.id, self._number, stage, point, seed, fidelity)
+            self.ids.append(spec.id)
+            self._waiting.append(spec)
+
+    def next(self, patience: float | None) -> TrialSpec | None:
+        while self._waiting:
+            trial = self._study.request(self._waiting.popleft().model_copy(update={"number": self._number}))
+            if trial.spec.number == self._number:
+                self._number += 1
+            if trial.result is None:
+                return trial.spec
+            self.stopping.ended(trial)
+        return None
+
+
+@dataclass(frozen=True)
+class Proposing:
+    """A part of the search in which a sampler proposes points of `space`.
+
+    Args:
+        study: the study.
+        stage: name of the part.
+        space: what the sampler sees.
+        weights: the same for all trials of the part.
+        fidelity: how much of the training each gets.
+    """
+
+    study: Study
+    stage: Stage
+    space: SearchSpace
+    weights: Mapping[str, float]
+    fidelity: Fidelity
+
+    def seen(self, spec: TrialSpec) -> Point:
+        """A trial as the sampler sees it."""
+        return Point(spec.bits, {name: level for name, level in spec.weights.items() if name in self.space.weights})
+
+    def trials(self) -> list[Trial]:
+        """Its trials by number; those of an earlier config (levels, epochs, best λ) are not among them."""
+        return [
+            trial
+            for trial in self.study.trials()
+            if trial.spec.stage == self.stage
+            and trial.spec.fidelity == self.fidelity
+            and self.seen(trial.spec) in self.space
+            and trial.spec.weights == {**self.weights, **self.seen(trial.spec).weights}
+        ]
+
+    def tell(self, sampler: Sampler, trial: Trial) -> None:
+        """Report a trial's result to a sampler."""
+        point, (value, stderr) = self.seen(trial.spec), trial.estimate(self.study.config.search.objective)
+        if value is not None and math.isfinite(value):
+            sampler.tell(point, value, stderr)
+        else:
+            sampler.tell_failed(point, (trial.result and trial.result.reason) or trial.status)
+
+
+class Proposed(Source):
+    """Lets the sampler propose `search.trials` trials, of which earlier starts have done some.
+
+    The sampler lives in a thread of its own, so that results are taken in while it thinks; `with` ends the thread.
+
+    Args:
+        part: the part of the search.
+        width: trials under way at a time.
+        known: finished trials of other parts that the sampler is told first.
+    """
+
+    def __init__(self, part: Proposing, width: int, known: Sequence[Trial] = ()) -> None:
+        config, trials = part.study.config.search, part.trials()
+        super().__init__(EarlyStopping(config.early_stopping, config.objective, lambda: self._incumbent))
+        self._incumbent: float | None = None
+        """Value of the design that the sampler recommended when it was last asked."""
+        history, self._arrived = _order_of_telling(trials)
+        self._part, self._width = part, width
+        self._number = _next_number(part.study)
+        self._left = config.trials - len(trials)
+        self._unfinished = deque(trial.spec for trial in trials if trial.result is None)
+        told = {trial.spec.id for trial in history}
+        self._untold = {trial.spec.id: trial.spec for trial in trials if trial.spec.id not in told}
+        """Trials that the sampler has proposed and knows no result of, by number."""
+        self._news = [*known, *history]
+        """What the sampler is told with the next question, before the results that its spec records."""
+        self._sampler: Sampler | None = None
+        """Belongs to the thread."""
+        for trial in (*known, *history, *self._arrived):
+            self.stopping.ended(trial)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampler")
+        self._answer: Future[Point] | None = None
+        self._told: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    @property
+    def thinking(self) -> bool:
+        return self._answer is not None
+
+    def next(self, patience: float | None) -> TrialSpec | None:
+        if self._unfinished:
+            return self._unfinished.popleft()
+        self._ask()
+        if self._answer is None or not wait([self._answer], patience).done:
+            return None
+        point, self._answer = self._answer.result(), None
+        spec = self._request(point)
+        self._untold[spec.id] = spec
+        return spec
+
+    def done(self, trial: Trial) -> None:
+        super().done(trial)
+        self._arrived.append(trial)
+
+    def best(self) -> Point:
+        """The sampler's recommendation from all results; for the end, when nothing more is asked.
+
+        Raises:
+            ValueError: if none was told that has a value.
+        """
+        news, self._news = [*self._news, *self._arrived], []
+        self._arrived.clear()
+        return self._thread.submit(self._recommend, news).result()
+
+    def _ask(self) -> None:
+        """Let the sampler begin to think if it is idle and the results that the next proposal has to know are there."""
+        needed = len(self._untold) - self._width + 1
+        if self._answer is not None or self._left <= 0 or needed > len(self._arrived):
+            return
+        results = [self._arrived.popleft() for _ in range(needed)]
+        self._told = [trial.spec.id for trial in results]
+        for trial_id in self._told:
+            del self._untold[trial_id]
+        pending = [self._part.seen(spec) for spec in self._untold.values()]
+        self._answer = self._thread.submit(self._think, [*self._news, *results], pending)
+        self._news = []
+        self._left -= 1
+
+    def _think(self, news: Sequence[Trial], pending: Sequence[Point]) -> Point:
+        sampler = self._informed(news)
+        if self._part.study.config.search.early_stopping == "curve" and sampler.history.observations:
+            self._incumbent = sampler.history.means()[sampler.best()]
+        return sampler.ask(pending)
+
+    def _recommend(self, news: Sequence[Trial]) -> Point:
+        return self._informed(news).best()
+
+    def _informed(self, news: Sequence[Trial]) -> Sampler:
+        """The sampler, built at the first call, which takes its imports off the controller's thread too."""
+        if self._sampler is None:
+            config = self._part.study.config
+            self._sampler = samplers.create(
+                config.search.sampler, self._part.space, config.seed, **config.search.sampler_options
+            )
+        for trial in news:
+            self._part.tell(self._sampler, trial)
+        return self._sampler
+
+    def _request(self, point: Point) -> TrialSpec:
+        """A fresh trial of a point; a point that has been tried gets another seed."""
+        study, whole = self._part.study, Point(point.bits, {**self._part.weights, **point.weights})
+        for seed in itertools.count(study.config.seed):
+            spec = make_spec(study.id, self._number, self._part.stage, whole, seed, self._part.fidelity)
+            if not (study.trial_folder(spec.id) / "spec.json").exists():
+                self._number += 1
+                return study.request(spec.model_copy(update={"told": tuple(self._told)})).spec
+        raise AssertionError("unreachable: there is always another seed")
+
+
+def _order_of_telling(trials: Sequence[Trial]) -> tuple[list[Trial], deque[Trial]]:
+    """Results that proposals have known, in the order of telling; and those that none has, in the order of ending."""
+    ended = {trial.spec.id: trial for trial in trials if trial.result}
+    told = [ended.pop(trial_id) for trial in trials for trial_id in trial.spec.told if trial_id in ended]
+    return told, deque(sorted(ended.values(), key=_end))
+
+
+def _end(trial: Trial) -> tuple[float, int]:
+    return (trial.result.cost.ended_at if trial.result else math.inf, trial.spec.number)
+
+
+def _next_number(study: Study) -> int:
+    return max((trial.spec.number for trial in study.trials()), default=-1) + 1

@@ -1,0 +1,199 @@
+"""Which trials need not go on: what a learning curve foretells, and what is worth waiting for.
+
+Notation: n finished trials with objectives y and curves c; x_k = max(c_1 … c_k), the best of the first k evaluations,
+whose last value a finished trial is judged by. In standardised units (u of x_k, v of y, over the finished trials)
+
+    v = r u + ε,   ε ~ N(0, σ²),   r ~ N(0, σ²/κ),   σ² ~ inverse-gamma(1, 1)
+
+so that the predictive is a Student t with n + 1 degrees of freedom, mean r̂ u and squared scale
+b/a · (1 + 1/n + u²/(n + κ)), where r̂ = Σuv / (n + κ), a = (n + 1)/2, b = 1 + (n - r̂ Σuv)/2 (Gelman et al. 2013,
+Bayesian Data Analysis, ch. 14); r̂ is not let below 0.
+
+The prior says that a partial curve foretells nothing; the finished curves have to show that it does. Trials are stopped
+by x alone, so what is left of them is no biased sample for the regression of y on x.
+
+Nothing depends on scale and origin of the objective.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student_t
+
+from darec_search.study import Trial
+from darec_search.tracking.records import read_curve
+from trainer.training.result import Forecast, Row, Stop
+
+Curve = Sequence[float]
+"""Objective at each evaluation so far, oldest first."""
+
+_SHRINKAGE = 2.0
+"""κ: the prior of the slope weighs as much as so many trials without any relation of start and end."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trial that ran to its end."""
+
+    curve: Curve
+    objective: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Student-t predictive of a running trial's objective."""
+
+    mean: float
+    scale: float
+    degrees: float
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation; there are more than two degrees of freedom."""
+        return self.scale * math.sqrt(self.degrees / (self.degrees - 2))
+
+    def chance_above(self, value: float) -> float:
+        """Probability that the objective will be higher."""
+        return float(student_t.sf((value - self.mean) / self.scale, self.degrees))
+
+
+def predict(finished: Sequence[Finished], curve: Curve) -> Prediction | None:
+    """What a running trial will end with, from its curve so far; None where the finished trials do not tell.
+
+    Args:
+        finished: trials of the same length.
+        curve: at least one value.
+    """
+    if len(finished) < 2:
+        return None
+    y = np.array([trial.objective for trial in finished])
+    x, at = _starts(finished, len(curve)), max(curve)
+    n, spread, width = len(y), float(y.std()), float(x.std())
+    if not _varies(y, spread) or not _varies(x, width):
+        return None
+    u, v = (x - x.mean()) / width, (y - y.mean()) / spread
+    slope = max(0.0, float(u @ v) / (n + _SHRINKAGE))
+    place = (at - x.mean()) / width
+    residual = (2 + n - slope * float(u @ v)) / (n + 1)
+    scale = math.sqrt(residual * (1 + 1 / n + place**2 / (n + _SHRINKAGE)))
+    return Prediction(float(y.mean() + spread * slope * place), float(spread * scale), n + 1.0)
+
+
+def unlikely_to_win(finished: Sequence[Finished], curve: Curve, incumbent: float, level: float) -> bool:
+    """Whether the curve has cut the chance of beating the incumbent to less than `level` of what it was without it.
+
+    The chance itself would not do: of many trials hardly any beats the incumbent, whatever its curve.
+    A trial that is no worse than the best finished ones were at the same age is never unlikely to win.
+
+    Args:
+        finished: trials of the same length.
+        curve: at least one value.
+        incumbent: objective to be beaten.
+        level: between 0 and 1.
+    """
+    prediction = predict(finished, curve)
+    if prediction is None or max(curve) >= _starts(finished, len(curve)).max():
+        return False
+    y = np.array([trial.objective for trial in finished])
+    n = len(y)
+    before = Prediction(float(y.mean()), float(y.std()) * math.sqrt((2 + n) / (n + 1) * (1 + 1 / n)), n + 1.0)
+    return prediction.chance_above(incumbent) < level * before.chance_above(incumbent)
+
+
+def below_median(finished: Sequence[Finished], curve: Curve) -> bool:
+    """The median rule (Golovin et al. 2017): worse than half of the finished trials were at the same age."""
+    return max(curve) < median(_starts(finished, len(curve)).tolist())
+
+
+class EarlyStopping:
+    """Follows the curves of a search and says which trial need not go on.
+
+    Args:
+        rule: `curve` (`unlikely_to_win`), `median` (`below_median`), or `none`, which stops nothing.
+        objective: name in `OBJECTIVES`.
+        incumbent: gives the objective of the design that would be recommended now; where it is None, or gives None, it
+            is the best finished trial's.
+        min_finished: finished trials before any is stopped.
+        min_epochs: evaluations of a trial before it may be stopped.
+        level: of the rule `curve`.
+    """
+
+    def __init__(
+        self,
+        rule: Literal["none", "curve", "median"],
+        objective: str,
+        incumbent: Callable[[], float | None] | None = None,
+        *,
+        min_finished: int = 6,
+        min_epochs: int = 1,
+        level: float = 0.1,
+    ) -> None:
+        self._rule, self._objective, self._incumbent = rule, objective, incumbent
+        self._min_finished, self._min_epochs, self._level = min_finished, min_epochs, level
+        self._finished: list[Finished] = []
+        self._curves: dict[str, dict[float, float]] = {}
+        self._to_beat: float | None = None
+        """The incumbent's objective; None when it has to be asked for again."""
+
+    def ended(self, trial: Trial) -> None:
+        """Learn from a trial's result: finished ones tell how curves go on."""
+        self._curves.pop(trial.spec.id, None)
+        self._to_beat = None
+        value = trial.search_value(self._objective)
+        if trial.result is not None and value is not None and math.isfinite(value) and trial.result.curve:
+            curve = [row[self._objective] for row in trial.result.curve if self._objective in row]
+            self._finished.append(Finished(curve, value))
+
+    def look(self, trial: Trial, row: Row) -> Stop | None:
+        """Judge a running trial by its newest row; None lets it go on."""
+        if self._rule == "none" or self._objective not in row:
+            return None
+        epochs = trial.spec.fidelity.epochs
+        curve = self._curve(trial, row)
+        if len(curve) < self._min_epochs or row["epoch"] >= epochs or len(self._finished) < self._min_finished:
+            return None
+        prediction = predict(self._finished, curve)
+        if prediction is None or not self._loses(curve):
+            return None
+        forecast = Forecast(metric=self._objective, value=prediction.mean, stderr=prediction.deviation)
+        reason = (
+            f"stopped after epoch {row['epoch']:.0f} of {epochs}: {self._objective} {max(curve):.4f} so far foretells "
+            f"{forecast.value:.4f} ± {forecast.stderr:.4f}"
+        )
+        return Stop(reason=reason, forecast=forecast)
+
+    def _curve(self, trial: Trial, row: Row) -> list[float]:
+        """The curve up to a row; what an earlier attempt has left of it is read once."""
+        if trial.spec.id not in self._curves:
+            earlier = read_curve(trial.folder / "curve.jsonl")
+            self._curves[trial.spec.id] = {
+                known["epoch"]: known[self._objective] for known in earlier if self._objective in known
+            }
+        values = self._curves[trial.spec.id]
+        values[row["epoch"]] = row[self._objective]
+        return [value for epoch, value in sorted(values.items()) if epoch <= row["epoch"]]
+
+    def _loses(self, curve: Curve) -> bool:
+        if self._rule == "median":
+            return below_median(self._finished, curve)
+        if self._to_beat is None:
+            known = self._incumbent() if self._incumbent else None
+            self._to_beat = max(trial.objective for trial in self._finished) if known is None else known
+        return unlikely_to_win(self._finished, curve, self._to_beat, self._level)
+
+
+def _starts(finished: Sequence[Finished], epochs: int) -> NDArray[np.float64]:
+    """Best of the first `epochs` evaluations of each trial; of all, where patience has ended one before."""
+    return np.array([max(trial.curve[:epochs]) for trial in finished])
+
+
+def _varies(values: NDArray[np.float64], spread: float) -> bool:
+    """Whether values differ by more than rounding."""
+    return bool(spread > 1e-9 * np.abs(values).max())
