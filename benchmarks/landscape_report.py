@@ -265,7 +265,9 @@ def _draw_effects(axis: Axes, effects: Array, errors: Array) -> None:
     bound = np.abs(effects).max()
     image = axis.imshow(effects, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
     for (layer, slot), effect in np.ndenumerate(effects):
-        axis.text(slot, layer, f"{effect:+.4f}\n±{errors[layer, slot]:.4f}", ha="center", va="center", fontsize=7)
+        colour = "white" if abs(effect) > 0.6 * bound else "black"
+        text = f"{effect:+.4f}\n±{errors[layer, slot]:.4f}"
+        axis.text(slot, layer, text, ha="center", va="center", fontsize=7, color=colour)
     axis.set_xticks(range(3), SLOTS)
     axis.set_yticks(range(len(effects)), [f"layer {i + 1}" for i in range(len(effects))])
     axis.set(title="effect of making it parallel")
@@ -276,7 +278,7 @@ def _draw_shares(axis: Axes, shares: dict[str, float]) -> None:
     names = list(shares)[::-1]
     axis.barh(names, [max(shares[name], 0.0) for name in names], color="#2563eb")
     axis.axvline(1.0, color="#999999", lw=0.8)
-    axis.set(xlabel="share predicted out of sample", title="what explains the differences")
+    axis.set(xlabel="share, out of sample", title="what predicts it")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,7 +4,9 @@ python benchmarks/search.py [--quick] [--record] [--samplers ax_bayes random] [-
                             [--trials 30] [--parallel 1] [--noise 0.3]
 
 Prints, per problem and sampler, the mean score of the recommendation (0 = mean of random designs, 1 = optimum) over
-seeds, with its standard error. Every sampler sees the same problems and the same noise stream.
+seeds, with its standard error, the paired difference to the first sampler with its own, and the share of searches whose
+recommendation is within one standard deviation of the noise of the optimum. Every sampler sees the same problems and
+the same noise stream. The measured landscapes (`landscape_*`) have the noise that was measured.
 """
 
 from __future__ import annotations
@@ -16,12 +18,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from problems import PROBLEMS, Problem, draw
 from recording import finish
 
 from darec_search.samplers import SAMPLERS, create
 from darec_search.space import Point
 
+_LINE = (
+    "{score:6.3f} ± {stderr:.3f}   {difference:+.3f} ± {difference_stderr:.3f}   found {found:.2f}   {seconds:.3f} s"
+)
 COMPARED = [name for name in SAMPLERS if name != "grid"]
 """The grid refuses spaces of this size."""
 
@@ -43,38 +49,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _compare(name: str, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Score, its standard error and seconds per proposal of every sampler on one problem."""
-    figures = {}
+    figures: dict[str, dict[str, float]] = {}
+    first: NDArray[np.float64] | None = None
     for sampler in options.samplers:
         runs = [
             _run(sampler, draw(name, options.first_seed + seed), options.first_seed + seed, options)
             for seed in range(options.seeds)
         ]
-        scores = np.array([score for score, _ in runs])
-        stderr = scores.std(ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else 0.0
-        seconds = float(np.mean([seconds for _, seconds in runs]))
-        print(f"{name:16}{sampler:12}{scores.mean():7.3f} ± {stderr:.3f}   {seconds:.3f} s a proposal", flush=True)
+        scores, found, seconds = np.array(runs).T
+        first = scores if first is None else first
         figures[sampler] = {
             "score": round(float(scores.mean()), 4),
-            "stderr": round(float(stderr), 4),
-            "seconds": round(seconds, 4),
+            "stderr": round(_stderr(scores), 4),
+            "difference": round(float((scores - first).mean()), 4),
+            "difference_stderr": round(_stderr(scores - first), 4),
+            "found": round(float(found.mean()), 3),
+            "seconds": round(float(seconds.mean()), 4),
         }
+        print(f"{name:22}{sampler:14}{_LINE.format(**figures[sampler])}", flush=True)
     return figures
 
 
-def _run(sampler_name: str, problem: Problem, seed: int, options: argparse.Namespace) -> tuple[float, float]:
-    """One search: score of the recommendation, and mean seconds of an `ask`."""
+def _stderr(values: NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def _run(sampler_name: str, problem: Problem, seed: int, options: argparse.Namespace) -> tuple[float, bool, float]:
+    """One search: score of the recommendation, whether the optimum is found, and mean seconds of an `ask`."""
     sampler = create(sampler_name, problem.space, seed)
-    noise = np.random.default_rng([seed, 77]).normal(size=options.trials) * options.noise * problem.spread
+    sd = options.noise * problem.spread if problem.noise is None else problem.noise
+    noise = np.random.default_rng([seed, 77]).normal(size=options.trials) * sd
     running: list[Point] = []
     seconds = 0.0
     for number in range(options.trials):
         while len(running) < min(options.parallel, options.trials - number):
-            started = time.perf_counter()
+            started = time.process_time()
             running.append(sampler.ask(pending=running))
-            seconds += time.perf_counter() - started
+            seconds += time.process_time() - started
         point = running.pop(0)
         sampler.tell(point, problem.at(point) + noise[number])
-    return problem.score(sampler.best()), seconds / options.trials
+    best = sampler.best()
+    return problem.score(best), problem.at(best) >= problem.optimum - sd, seconds / options.trials
 
 
 def _parser() -> argparse.ArgumentParser:

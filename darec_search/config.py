@@ -87,10 +87,10 @@ class SearchConfig(Section):
         "`optuna_cmaes` or `grid` (small spaces).",
     )
     sampler_options: dict[str, Any] = Field(default_factory=dict, description="Keyword options of the sampler.")
-    objective: Literal["log_likelihood", "mrr"] = Field(
-        "log_likelihood",
-        description="What the search maximises: validation log-likelihood, which orders architectures as MRR does with "
-        "less noise, or `mrr` itself (the paper). Re-tests and reports are in MRR either way.",
+    objective: Literal["mrr", "log_likelihood"] = Field(
+        "mrr",
+        description="What the search maximises: validation MRR, or log-likelihood, which orders architectures as MRR "
+        "does and is calmer on some data (docs/landscape.md). Re-tests and reports are in MRR either way.",
     )
     trials: Positive = Field(30, description="Trials that the sampler proposes; those for λ come on top.")
     epochs: Positive | None = Field(None, description="Epochs of a trial; those of `optimization` when absent.")

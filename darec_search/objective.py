@@ -1,7 +1,7 @@
 """What the sampler is told of a trial. An objective is one line here.
 
 What a study is after is validation MRR, and re-tests, final run and reports are in MRR. The search may go by another
-figure that puts architectures in the same order and differs less from seed to seed (docs/landscape.md).
+figure that puts architectures in the same order and may differ less from seed to seed (docs/landscape.md).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 OBJECTIVES: Mapping[str, str] = {
-    "log_likelihood": "minus the cross-entropy of the held-out items over all items, best evaluation",
     "mrr": "mean reciprocal rank over all items, best evaluation (the paper)",
+    "log_likelihood": "minus the cross-entropy of the held-out items over all items, best evaluation",
 }
 """Names of `search.objective`, each a metric of every evaluation, larger is better."""
 

@@ -1,4 +1,4 @@
-"""Synthetic search problems over 36 bits (12 layers × 3 slots) whose optimum is known.
+"""Search problems: synthetic ones over 36 bits (12 layers × 3 slots) whose optimum is known, and measured ones.
 
 A problem is drawn from a seed. `Problem.score` puts the mean of random designs at 0 and the optimum at 1; noise is
 given as a share of the spread (standard deviation) over random designs.
@@ -12,7 +12,10 @@ rough           as smooth, with independent main effects
 nk              NK landscape, K = 3: each bit and the next three index a random table; dynamic programming on a ring
 contamination   contamination control (Hu et al. 2010): 36 stages, prevention costs, 100 fixed scenarios;
                 best known by many ascents with single and double flips
+ackley          Ackley's function of the distance to a random design, which is the optimum
+labs            merit factor of the sequence of ±1 (low autocorrelation), whose optimum is known; no draw changes it
 few             six of the bits index a random table, all others together a hundredth of its spread; enumeration
+landscape_*     validation MRR over architectures as measured, with the noise that trainings had (docs/landscape.md)
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from darec_search.space import Point, SearchSpace
-from problems import chains, tables
+from problems import chains, landscapes, tables
 
 Array = NDArray[np.float64]
 
@@ -37,11 +40,13 @@ class Problem:
         space: the designs.
         value: [m, D] encoded points to [m] noiseless values.
         optimum: the largest value.
+        noise: standard deviation of an evaluation, where it is the problem's own.
     """
 
     space: SearchSpace
     value: Callable[[Array], Array]
     optimum: float
+    noise: float | None = None
     mean: float = field(init=False)
     spread: float = field(init=False)
 
@@ -65,15 +70,19 @@ class Problem:
 
 def draw(name: str, seed: int) -> Problem:
     """The problem `name`, drawn from `seed`."""
-    space, value, optimum = PROBLEMS[name](np.random.default_rng([seed, sorted(PROBLEMS).index(name)]))
-    return Problem(space, value, optimum)
+    return Problem(*PROBLEMS[name](np.random.default_rng([seed, list(PROBLEMS).index(name)])))
 
 
-PROBLEMS: Mapping[str, Callable[[np.random.Generator], tuple[SearchSpace, Callable[[Array], Array], float]]] = {
-    "smooth": chains.smooth,
-    "smooth_weights": chains.smooth_weights,
-    "rough": chains.rough,
-    "nk": tables.nk,
+# The place of a problem is part of its seed: add new ones at the end.
+PROBLEMS: Mapping[str, Callable[[np.random.Generator], chains.Drawn | landscapes.Measured]] = {
     "contamination": tables.contamination,
     "few": tables.few,
+    "nk": tables.nk,
+    "rough": chains.rough,
+    "smooth": chains.smooth,
+    "smooth_weights": chains.smooth_weights,
+    "ackley": tables.ackley,
+    "labs": tables.labs,
+    "landscape_synthetic": landscapes.synthetic,
+    "landscape_scientific": landscapes.scientific,
 }

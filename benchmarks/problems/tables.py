@@ -1,4 +1,4 @@
-"""Objectives without smoothness over depth: NK, contamination control, and a few bits of high order."""
+"""Objectives without smoothness over depth: NK, contamination control, Ackley, LABS, and a few bits of high order."""
 
 from __future__ import annotations
 
@@ -58,6 +58,34 @@ def few(rng: np.random.Generator, important: int = 6) -> Drawn:
         return table[x[:, chosen].astype(int) @ powers] + (1 - 2 * x[:, others]) @ effects
 
     return SearchSpace(LAYERS, SLOTS), value, float(table.max() + np.abs(effects).sum())
+
+
+def ackley(rng: np.random.Generator) -> Drawn:
+    """Ackley's function on the corners of a cube: 20 exp(-0.2 √(h/d)) - 20, h bits away from a random design.
+
+    Its cosine term is the same at all corners.
+    """
+    # The second draw: the first may be a proposal of random search, whose generators are seeded alike.
+    best = rng.integers(0, 2, (2, BITS))[1]
+
+    def value(x: Array) -> Array:
+        return 20 * np.exp(-0.2 * np.sqrt((x != best).mean(1))) - 20
+
+    return SearchSpace(LAYERS, SLOTS), value, 0.0
+
+
+def labs(rng: np.random.Generator) -> Drawn:
+    """Merit factor d² / 2E of a sequence s of ±1, E = Σ_k (Σ_i s_i s_{i+k})²; 82 is the least E for 36 bits.
+
+    Golay (1977); the optimum from Mertens (1996).
+    """
+
+    def value(x: Array) -> Array:
+        s = 1 - 2 * x
+        energy = sum((s[:, :-k] * s[:, k:]).sum(1) ** 2 for k in range(1, BITS))
+        return BITS**2 / (2 * energy)
+
+    return SearchSpace(LAYERS, SLOTS), value, BITS**2 / (2 * 82)
 
 
 def contamination(rng: np.random.Generator, scenarios: int = 100) -> Drawn:
