@@ -28,6 +28,9 @@ from darec_search.stopping import EarlyStopping
 from darec_search.study import Study, Trial
 from darec_search.trial import Fidelity, Stage, TrialSpec, make_spec
 
+_OWN_FAULT = ("finished", "out_of_memory", "diverged", "timed_out")
+"""Ends without a usable value that are the design's own fault; `finished` is one whose value is no number."""
+
 
 class Source(ABC):
     """Gives the trials of a part of the search, one after the other.
@@ -125,7 +128,8 @@ class Proposing:
         if value is not None and math.isfinite(value):
             sampler.tell(point, value, stderr)
         else:
-            sampler.tell_failed(point, (trial.result and trial.result.reason) or trial.status)
+            reason = (trial.result and trial.result.reason) or trial.status
+            sampler.tell_failed(point, reason, by_design=trial.status in _OWN_FAULT)
 
 
 class Proposed(Source):

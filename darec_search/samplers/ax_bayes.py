@@ -67,7 +67,7 @@ class AxBayesSampler(Sampler):
 
     def _propose(self, pending: list[Point], rng: np.random.Generator) -> Point:
         self._synchronise(pending)
-        self._node.rng = rng
+        self._node.rng, self._node.infeasible = rng, self.history.infeasible
         with single_thread():
             ((_, parameters),) = self.client.get_next_trials(max_trials=1).items()
         return _point(self.space, parameters)
@@ -121,6 +121,7 @@ class _Node(ExternalGenerationNode):
         self._proposer, self._space, self._start = proposer, proposer.space, start
         self._observations: list[Observation] = []
         self._failures: list[Point] = []
+        self.infeasible: list[Point] = []
         self._dropped: set[Point] = set()
 
     def update_generator_state(self, experiment: Experiment, data: Data) -> None:
@@ -152,7 +153,7 @@ class _Node(ExternalGenerationNode):
                 if point not in taken:
                     return point
         if self._observations:
-            proposal = self._proposer.propose(self._observations, self._failures, pending, self.rng)
+            proposal = self._proposer.propose(self._observations, self._failures, pending, self.rng, self.infeasible)
             if proposal is not None:
                 return proposal
         return unseen(self._space, self.rng, seen, pending)

@@ -62,6 +62,8 @@ class History:
 
     observations: list[Observation] = field(default_factory=list)
     failures: list[Point] = field(default_factory=list)
+    infeasible: list[Point] = field(default_factory=list)
+    """Those of the failures that were the design's own fault."""
 
     def __len__(self) -> int:
         return len(self.observations) + len(self.failures)
@@ -124,13 +126,21 @@ class Sampler(ABC):
         self._require(point)
         self._record(Observation(point, float(value), known))
 
-    def tell_failed(self, point: Point, reason: str) -> None:
+    def tell_failed(self, point: Point, reason: str, *, by_design: bool = True) -> None:
         """Report that a point gave no value; it is not proposed again while others are left.
+
+        Args:
+            point: what was evaluated.
+            reason: why, for the record.
+            by_design: it was the design's own fault, such as out of memory or divergence, so that designs like it may
+                fail too; a lost worker is not.
 
         Raises:
             ValueError: if the point lies outside the space.
         """
         self._require(point)
+        if by_design:
+            self.history.infeasible.append(point)
         self._record_failure(point, reason)
 
     def best(self) -> Point:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from darec_search.samplers.acquisition import MixtureLogEI
 from darec_search.samplers.base import LEVEL, Observation, Recommendation
+from darec_search.samplers.feasibility import Feasibility
 from darec_search.samplers.kernels import StructuredKernels, bank
+from darec_search.samplers.local_search import Acquisition
 from darec_search.samplers.prob_reparam_optimizer import ProbabilisticReparameterization
 from darec_search.samplers.surrogate import Data, StructuredMixture
 from darec_search.space import Point, SearchSpace
@@ -61,6 +63,7 @@ class Proposer:
         failures: Sequence[Point],
         pending: Sequence[Point],
         rng: np.random.Generator,
+        infeasible: Sequence[Point] = (),
     ) -> Point | None:
         """The design with the best acquisition value that has no result and is not under way.
 
@@ -69,6 +72,7 @@ class Proposer:
             failures: designs without a value, not proposed again.
             pending: designs under way.
             rng: for the optimiser.
+            infeasible: those of the failures that were the design's own fault; designs like them are avoided.
 
         Returns:
             None when no such design is left or, without the polish, was drawn.
@@ -77,13 +81,20 @@ class Proposer:
         told = torch.unique(self.encode([observation.point for observation in observations]), dim=0)
         centres = self._centres(told, model.mean(told), rng)
         model.pending(self.encode(list(dict.fromkeys(pending))))
-        acquisition = MixtureLogEI(model, max(observation.value for observation in observations))
+        values: Acquisition = MixtureLogEI(model, max(observation.value for observation in observations)).values
+        if infeasible:
+            values = self._constrained(values, told, self.encode(infeasible))
         exclude = self.encode([o.point for o in observations] + [*failures, *pending])
         if not self._polish:
-            drawn = self.optimizer.draw(acquisition.values, rng, centres, exclude)
+            drawn = self.optimizer.draw(values, rng, centres, exclude)
             return None if drawn is None else self.space.decode(drawn.numpy())
-        candidates, _ = self.optimizer.optimize(acquisition.values, rng, centres, exclude)
+        candidates, _ = self.optimizer.optimize(values, rng, centres, exclude)
         return self.space.decode(candidates[0].numpy()) if len(candidates) else None
+
+    def _constrained(self, values: Acquisition, good: Tensor, bad: Tensor) -> Acquisition:
+        """Log EI with the chance that a design ends well; the order of the failures does not matter."""
+        feasibility = Feasibility(self._kernels, good, torch.unique(bad, dim=0))
+        return lambda x: values(x) + feasibility.log_weight(x)
 
     def recommend(self, observations: Sequence[Observation], count: int) -> list[Recommendation]:
         """The evaluated designs with the highest posterior means, with credible intervals; best first."""
