@@ -19,17 +19,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peers import COMPARED, searcher
 from problems import PROBLEMS, Problem, draw
 from recording import finish
 
-from darec_search.samplers import SAMPLERS, create
 from darec_search.space import Point
 
 _LINE = (
     "{score:6.3f} ± {stderr:.3f}   {difference:+.3f} ± {difference_stderr:.3f}   found {found:.2f}   {seconds:.3f} s"
 )
-COMPARED = [name for name in SAMPLERS if name != "grid"]
-"""The grid refuses spaces of this size."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,7 +74,7 @@ def _stderr(values: NDArray[np.float64]) -> float:
 
 def _run(sampler_name: str, problem: Problem, seed: int, options: argparse.Namespace) -> tuple[float, bool, float]:
     """One search: score of the recommendation, whether the optimum is found, and mean seconds of an `ask`."""
-    sampler = create(sampler_name, problem.space, seed)
+    sampler = searcher(sampler_name, problem.space, seed)
     sd = options.noise * problem.spread if problem.noise is None else problem.noise
     noise = np.random.default_rng([seed, 77]).normal(size=options.trials) * sd
     running: list[Point] = []
