@@ -15,7 +15,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
@@ -121,6 +121,18 @@ class Proposing:
             and self.seen(trial.spec) in self.space
             and trial.spec.weights == {**self.weights, **self.seen(trial.spec).weights}
         ]
+
+    def sampler(self) -> Sampler:
+        """A fresh sampler, which knows nothing yet."""
+        config = self.study.config
+        return samplers.create(config.search.sampler, self.space, config.seed, **config.search.sampler_options)
+
+    def told(self, trials: Iterable[Trial]) -> Sampler:
+        """A fresh sampler that knows what came of these trials, failures included, in the order in which they ended."""
+        sampler = self.sampler()
+        for trial in sorted((trial for trial in trials if trial.result), key=_end):
+            self.tell(sampler, trial)
+        return sampler
 
     def tell(self, sampler: Sampler, trial: Trial) -> None:
         """Report a trial's result to a sampler."""
@@ -229,10 +241,7 @@ class Proposed(Source):
     def _informed(self, news: Sequence[Trial]) -> Sampler:
         """The sampler, built at the first call, which takes its imports off the controller's thread too."""
         if self._sampler is None:
-            config = self._part.study.config
-            self._sampler = samplers.create(
-                config.search.sampler, self._part.space, config.seed, **config.search.sampler_options
-            )
+            self._sampler = self._part.sampler()
         for trial in news:
             self._part.tell(self._sampler, trial)
         return self._sampler

@@ -15,7 +15,7 @@ from darec_search.study import Study
 from trainer.architecture import FIXED_ARMS
 from trainer.config import RunConfig
 from trainer.errors import BadInput
-from trainer.training.result import RunResult, write_atomic
+from trainer.training.result import Forecast, RunResult, write_atomic
 from trainer.training.run import run
 
 SERIAL, PARALLEL, MIXED = (0,) * 12, (1,) * 12, (0, 1) * 6
@@ -90,6 +90,29 @@ def test_designs_are_candidates_by_the_mean_of_their_trials(tmp_path):
     assert promotion.search_values(study, "mrr")[Point(lucky, {"align": 1.0})] == pytest.approx(1.1 / 3)
 
 
+@pytest.mark.parametrize(("status", "leads"), [("out_of_memory", False), ("failed", True)])
+def test_a_design_that_fails_by_its_own_fault_as_often_as_not_does_not_lead(tmp_path, status, leads):
+    search = {"sampler": "random", "epochs": 4, "weights": {"align": [0.1, 1.0]}}
+    study = new_study(tmp_path / "study", search=search, promotion={"candidates": 2})
+    finish(study, ask(study, MIXED, 1.0, "architecture"), 0.6, 0.0)
+    finish(study, ask(study, (0, 1, 0) * 4, 1.0, "architecture"), 0.5, 0.0)
+    fail(study, ask(study, MIXED, 1.0, "architecture", seed=1), status, "as planned")
+    assert (promotion.candidates(study)["best-1"].bits == MIXED) is leads
+
+
+def test_what_the_curve_of_a_stopped_trial_foretold_counts_in_the_recommendation(tmp_path):
+    """The lucky design's second trial was stopped as hopeless, so it is not the best."""
+    search = {"sampler": "random", "epochs": 4, "objective": "mrr", "weights": {"align": [0.1, 1.0]}}
+    study = new_study(tmp_path / "study", search=search, promotion={"candidates": 2})
+    finish(study, ask(study, MIXED, 1.0, "architecture"), 0.6, 0.0)
+    finish(study, ask(study, (0, 1, 0) * 4, 1.0, "architecture"), 0.5, 0.0)
+    again = ask(study, MIXED, 1.0, "architecture", seed=1)
+    forecast = Forecast(metric="mrr", value=0.2, stderr=0.05)
+    result = RunResult(status="pruned", reason="as planned", forecast=forecast)
+    write_atomic(again.folder / "result.json", result.model_dump_json())
+    assert promotion.candidates(study)["best-1"].bits == (0, 1, 0) * 4
+
+
 def test_levels_that_the_config_no_longer_has_do_not_lead(searched):
     finish(searched, ask(searched, MIXED, 0.7, "joint"), 0.9, 0.0)
     levels = {name: point.weights["align"] for name, point in promotion.candidates(searched).items()}
@@ -97,7 +120,8 @@ def test_levels_that_the_config_no_longer_has_do_not_lead(searched):
 
 
 def test_a_fixed_arm_that_the_search_found_is_tested_once(searched):
-    finish(searched, ask(searched, PARALLEL, 1.0, "architecture", seed=1), 0.9, 0.0)
+    for seed in (1, 2):  # more often than it failed
+        finish(searched, ask(searched, PARALLEL, 1.0, "architecture", seed=seed), 0.9, 0.0)
     assert list(promotion.candidates(searched)) == ["best-2", "serial", "parallel"]
 
 
