@@ -121,7 +121,7 @@ class BoTorch(Peer):
 
     def _start(self) -> None:
         self._highest = torch.tensor([size - 1.0 for size in self.sizes.values()], dtype=torch.float64)
-        sobol = torch.quasirandom.SobolEngine(len(self.sizes), scramble=True, seed=self.seed)
+        sobol = torch.quasirandom.SobolEngine(len(self.sizes), scramble=True, seed=self.seed)  # type: ignore[no-untyped-call]
         unit = sobol.draw(self.STARTUP, dtype=torch.float64)
         self._designs = list((unit * (self._highest + 1)).floor() / self._highest)
         self._asked = 0
@@ -136,7 +136,7 @@ class BoTorch(Peer):
         return self._asked - 1, dict(zip(self.sizes, levels.tolist(), strict=True))
 
     def _proposal(self) -> torch.Tensor:
-        from botorch.optim import optimize_acqf_discrete_local_search
+        from botorch.optim.optimize import optimize_acqf_discrete_local_search
 
         designs = torch.stack(self._designs)
         proposal, _ = optimize_acqf_discrete_local_search(
@@ -148,19 +148,18 @@ class BoTorch(Peer):
         return proposal[0]
 
     def _acquisition(self, designs: torch.Tensor) -> Any:
-        from botorch import acquisition
-        from botorch.sampling import SobolQMCNormalSampler
+        from botorch.acquisition.analytic import LogExpectedImprovement
+        from botorch.acquisition.logei import qLogExpectedImprovement, qLogNoisyExpectedImprovement
 
         model, known = self._model(), sorted(self._values)
-        pending = designs[[i for i in range(len(designs)) if i not in self._values]]
-        waiting = {"X_pending": pending} if len(pending) else {}
-        if self._noisy:
-            return acquisition.qLogNoisyExpectedImprovement(model, designs[known], prune_baseline=True, **waiting)
+        pending = [i for i in range(len(designs)) if i not in self._values]
         best = model.posterior(designs[known]).mean.max().detach()
-        if not waiting:
-            return acquisition.LogExpectedImprovement(model, best)
-        sampler = SobolQMCNormalSampler(torch.Size([256]), seed=self.seed)
-        return acquisition.qLogExpectedImprovement(model, best, sampler, **waiting)
+        if not self._noisy and not pending:
+            return LogExpectedImprovement(model, best)
+        noisy = qLogNoisyExpectedImprovement(model, designs[known], prune_baseline=True)
+        acquisition = noisy if self._noisy else qLogExpectedImprovement(model, best)
+        acquisition.set_X_pending(designs[pending] if pending else None)
+        return acquisition
 
     def _model(self) -> Any:
         from botorch.fit import fit_gpytorch_mll
@@ -199,7 +198,7 @@ class Optuna(Peer):
             sampler = getattr(optuna.samplers, self._sampler)(seed=self.seed, **self._options)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         integer = optuna.distributions.IntDistribution
-        self._distributions = {name: integer(0, size - 1) for name, size in self.sizes.items()}
+        self._distributions: dict[str, Any] = {name: integer(0, size - 1) for name, size in self.sizes.items()}
 
     def _ask(self) -> tuple[Any, Mapping[str, Any]]:
         trial = self._study.ask(self._distributions)
@@ -217,8 +216,8 @@ class Smac(Peer):
     """SMAC3 as it comes; it knows that results are noisy."""
 
     def _start(self) -> None:
-        from ConfigSpace import ConfigurationSpace, Integer
-        from smac import HyperparameterOptimizationFacade, Scenario
+        from ConfigSpace import ConfigurationSpace, Integer  # type: ignore[import-not-found]
+        from smac import HyperparameterOptimizationFacade, Scenario  # type: ignore[import-not-found]
 
         space = ConfigurationSpace(seed=self.seed)
         space.add([Integer(name, (0, size - 1)) for name, size in self.sizes.items()])
@@ -231,7 +230,7 @@ class Smac(Peer):
         return trial, dict(trial.config)
 
     def _tell(self, trial: Any, value: float) -> None:
-        from smac.runhistory import TrialValue
+        from smac.runhistory import TrialValue  # type: ignore[import-not-found]
 
         self._smac.tell(trial, TrialValue(cost=-value))
 
@@ -244,7 +243,7 @@ class Nevergrad(Peer):
     """Nevergrad's own choice of an optimiser."""
 
     def _start(self) -> None:
-        import nevergrad
+        import nevergrad  # type: ignore[import-not-found]
 
         choices = {name: nevergrad.p.TransitionChoice(range(size)) for name, size in self.sizes.items()}
         parameters = nevergrad.p.Dict(**choices)

@@ -8,6 +8,7 @@ that were not trained, and knows nothing of our samplers' kernels. Every seed ha
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -48,7 +49,7 @@ def _measured(name: str) -> Measured:
     def value(x: Array) -> Array:
         return truth[(x @ _powers(space.bits)).astype(int)]
 
-    return space, value, float(truth.max()), noise, noise / np.sqrt(values.shape[1])
+    return space, value, float(truth.max()), noise, noise / math.sqrt(values.shape[1])
 
 
 def fitted(bits: Array, values: Array, folds: int = 10) -> Array:
@@ -77,12 +78,13 @@ def fitted(bits: Array, values: Array, folds: int = 10) -> Array:
 
 def _predict(bits: Array, values: Array, at: Array, scale: float, ridge: float) -> Array:
     gram = np.exp(-_hamming(bits, bits) / scale) + ridge * np.eye(len(bits))
-    return values.mean() + np.exp(-_hamming(at, bits) / scale) @ np.linalg.solve(gram, values - values.mean())
+    weights = np.linalg.solve(gram, values - values.mean())
+    return np.asarray(values.mean() + np.exp(-_hamming(at, bits) / scale) @ weights, dtype=np.float64)
 
 
 def _hamming(a: Array, b: Array) -> Array:
-    return a @ (1 - b).T + (1 - a) @ b.T
+    return np.asarray(a @ (1 - b).T + (1 - a) @ b.T)
 
 
 def _powers(bits: int) -> Array:
-    return 2.0 ** np.arange(bits)[::-1]
+    return np.exp2(np.arange(bits, dtype=np.float64)[::-1])
