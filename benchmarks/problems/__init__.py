@@ -41,12 +41,14 @@ class Problem:
         value: [m, D] encoded points to [m] noiseless values.
         optimum: the largest value.
         noise: standard deviation of an evaluation, where it is the problem's own.
+        stderr: standard error of `value`, where it was measured.
     """
 
     space: SearchSpace
     value: Callable[[Array], Array]
     optimum: float
     noise: float | None = None
+    stderr: float = 0.0
     mean: float = field(init=False)
     spread: float = field(init=False)
 

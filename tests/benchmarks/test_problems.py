@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from problems import PROBLEMS, draw, landscapes, tables
 
@@ -48,7 +49,19 @@ def test_a_measured_landscape_is_recovered_from_a_part_of_it():
     everything = np.array(list(itertools.product((0.0, 1.0), repeat=9)))
     truth = everything @ rng.normal(size=9) + everything[:, 0] * everything[:, 4]
     measured = rng.permutation(len(everything))[:200]
-    noisy = truth[measured, None] + rng.normal(0, 0.3, (200, 2))
-    found, noise = landscapes.fitted(everything[measured], noisy)
-    assert noise == pytest.approx(0.3, abs=0.05)
+    noisy = truth[measured] + rng.normal(0, 0.3, 200)
+    found = landscapes.fitted(everything[measured], noisy)
     assert np.corrcoef(found, truth)[0, 1] > 0.97
+
+
+def test_a_complete_landscape_is_looked_up():
+    table = pq.read_table(landscapes.FOLDER / "synthetic.parquet").to_pandas()
+    measured = table.groupby(["bits", "seed"])["mrr"].max().groupby("bits").mean()
+    firsts = set()
+    for seed in range(8):
+        problem = draw("landscape_synthetic", seed)
+        values = [problem.at(point) for point in problem.space.points()]
+        assert sorted(values) == pytest.approx(sorted(measured))
+        assert problem.optimum == pytest.approx(measured.max())
+        firsts.add(values[0])
+    assert len(firsts) > 2  # no design is the same one under every seed
