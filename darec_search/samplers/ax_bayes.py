@@ -67,7 +67,11 @@ class AxBayesSampler(Sampler):
 
     def _propose(self, pending: list[Point], rng: np.random.Generator) -> Point:
         self._synchronise(pending)
-        self._node.rng, self._node.infeasible = rng, self.history.infeasible
+        self._node.rng, self._node.infeasible, self._node.given_up = (
+            rng,
+            self.history.infeasible,
+            self.history.given_up(),
+        )
         with single_thread():
             ((_, parameters),) = self.client.get_next_trials(max_trials=1).items()
         return _point(self.space, parameters)
@@ -120,8 +124,8 @@ class _Node(ExternalGenerationNode):
         self.rng = np.random.default_rng(0)
         self._proposer, self._space, self._start = proposer, proposer.space, start
         self._observations: list[Observation] = []
-        self._failures: list[Point] = []
         self.infeasible: list[Point] = []
+        self.given_up: list[Point] = []
         self._dropped: set[Point] = set()
 
     def update_generator_state(self, experiment: Experiment, data: Data) -> None:
@@ -133,7 +137,6 @@ class _Node(ExternalGenerationNode):
             Observation(points[index], float(mean), None if np.isnan(sem) else float(sem)) for index, mean, sem in rows
         ]
         indices = experiment.trial_indices_by_status
-        self._failures = [points[index] for index in sorted(indices[TrialStatus.FAILED])]
         running = {points[index] for index in indices[TrialStatus.RUNNING]}
         self._dropped = {points[index] for index in indices[TrialStatus.ABANDONED]} - running
 
@@ -145,7 +148,7 @@ class _Node(ExternalGenerationNode):
         return _parameters(self._space, self._next(pending))
 
     def _next(self, pending: list[Point]) -> Point:
-        seen = [observation.point for observation in self._observations] + self._failures
+        seen = [observation.point for observation in self._observations] + self.given_up
         taken = {*seen, *pending}
         # Loss weights tried at one architecture (a λ grid) say nothing about bits: only architectures count.
         if len({point.bits for point in taken}) < len(self._start):
@@ -153,7 +156,7 @@ class _Node(ExternalGenerationNode):
                 if point not in taken:
                     return point
         if self._observations:
-            proposal = self._proposer.propose(self._observations, self._failures, pending, self.rng, self.infeasible)
+            proposal = self._proposer.propose(self._observations, self.given_up, pending, self.rng, self.infeasible)
             if proposal is not None:
                 return proposal
         return unseen(self._space, self.rng, seen, pending)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -69,8 +70,18 @@ class History:
         return len(self.observations) + len(self.failures)
 
     def points(self) -> list[Point]:
-        """Every point with a result, failures included."""
-        return [observation.point for observation in self.observations] + self.failures
+        """Every point that is done with: it has a value or is among `given_up`. Once for every result."""
+        return [observation.point for observation in self.observations] + self.given_up()
+
+    def given_up(self) -> list[Point]:
+        """Failures that are not to be tried again: by the design's own fault, or for whatever reason but repeatedly."""
+        infeasible, counts = set(self.infeasible), Counter(self.failures)
+        return [point for point in self.failures if point in infeasible or counts[point] > 1]
+
+    def unreliable(self) -> set[Point]:
+        """Points that have failed by their own fault at least as often as they gave a value."""
+        values = Counter(observation.point for observation in self.observations)
+        return {point for point, count in Counter(self.infeasible).items() if count >= values[point]}
 
     def means(self) -> dict[Point, float]:
         """Mean value of each evaluated point, in order of first telling."""
@@ -127,13 +138,14 @@ class Sampler(ABC):
         self._record(Observation(point, float(value), known))
 
     def tell_failed(self, point: Point, reason: str, *, by_design: bool = True) -> None:
-        """Report that a point gave no value; it is not proposed again while others are left.
+        """Report that a point gave no value.
 
         Args:
             point: what was evaluated.
             reason: why, for the record.
-            by_design: it was the design's own fault, such as out of memory or divergence, so that designs like it may
-                fail too; a lost worker is not.
+            by_design: it was the design's own fault, such as out of memory or divergence: designs like it may fail
+                too, and it is not proposed again while others are left. A lost worker is no such fault: the design may
+                be proposed again, once.
 
         Raises:
             ValueError: if the point lies outside the space.
@@ -154,12 +166,16 @@ class Sampler(ABC):
     def recommend(self, count: int = 1) -> list[Recommendation]:
         """The `count` best of the evaluated points with their values, best first; fewer when fewer were evaluated.
 
+        Points that have also failed by their own fault, at least as often as not, come after all others.
+
         Raises:
             ValueError: if no value was told yet.
         """
         if not self.history.observations:
             raise ValueError("there is no best point yet: tell the sampler at least one value first")
-        return self._recommend(count)
+        unreliable = self.history.unreliable()
+        listed = self._recommend(count + len(unreliable))
+        return sorted(listed, key=lambda row: row.point in unreliable)[:count]
 
     @abstractmethod
     def _propose(self, pending: list[Point], rng: np.random.Generator) -> Point:

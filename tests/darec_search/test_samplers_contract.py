@@ -231,3 +231,29 @@ def test_a_standard_error_or_repeats_give_an_interval(make: Callable[..., Sample
         assert row.low is not None
         assert row.high is not None
         assert row.low < row.mean < row.high
+
+
+def test_what_failed_by_no_fault_of_its_own_may_be_proposed_once_more(make: Callable[..., Sampler]) -> None:
+    space = SearchSpace(1)
+    sampler, (lost, *others) = make(space, 0), list(space.points())
+    for point in others:
+        sampler.tell(point, objective(point))
+    sampler.tell_failed(lost, "the worker was lost", by_design=False)
+    assert sampler.ask() == lost
+    sampler.tell_failed(lost, "the worker was lost", by_design=False)
+    assert lost in sampler.history.given_up()
+    assert sampler.ask() in space
+
+
+def test_what_fails_as_often_as_it_ends_well_is_recommended_last(make: Callable[..., Sampler]) -> None:
+    sampler = replay(make(SPACES["bits"], 0), drawn(SPACES["bits"], 8))
+    top = Point((1, 0, 0) * 4)
+    for _ in range(3):
+        sampler.tell(top, 10.0)
+    assert sampler.best() == top
+    for _ in range(3):
+        sampler.tell_failed(top, "out of memory")
+    assert sampler.best() != top
+    assert sampler.recommend(100)[-1].point == top
+    sampler.tell(top, 10.0)
+    assert sampler.best() == top

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from darec_search.samplers import create
 from darec_search.samplers.feasibility import Feasibility
@@ -90,3 +92,54 @@ def test_the_order_of_failures_does_not_matter():
         for point in good:
             sampler.tell(point, float(sum(point.bits)))
     assert samplers[0].ask() == samplers[1].ask()
+
+
+designs = st.lists(st.tuples(*[st.integers(0, 1)] * 12), min_size=1, max_size=12, unique=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(good=designs, bad=designs, asked=designs)
+def test_chances_are_chances_and_an_end_moves_its_own_design_its_way(good, bad, asked):
+    good, bad, asked = ([Point(bits) for bits in part] for part in (good, bad, asked))
+    kernels, subject = StructuredKernels(SPACE), encoded(asked[:1])
+    chances = Feasibility(kernels, encoded(good), encoded(bad)).log_probability(encoded(asked))
+    assert torch.isfinite(chances).all()
+    assert (chances <= 0).all()
+    failed = Feasibility(kernels, encoded(good), torch.cat([encoded(bad), subject])).log_probability(subject)
+    ended_well = Feasibility(kernels, torch.cat([encoded(good), subject]), encoded(bad)).log_probability(subject)
+    assert failed < ended_well
+
+
+def searched(fails, trials, seed):
+    """Every end of a search in which some designs fail, and the value of its recommendation, noiseless."""
+    effects = np.random.default_rng(seed).normal(size=SPACE.bits)
+    sampler, rng, ends = create("ax_bayes", SPACE, seed, bank=32), np.random.default_rng(seed), []
+    for _ in range(trials):
+        point = sampler.ask()
+        ends.append(fails(point, rng))
+        if ends[-1]:
+            sampler.tell_failed(point, "out of memory")
+        else:
+            sampler.tell(point, effects @ np.array(point.bits) + 0.3 * rng.normal())
+    return np.array(ends), effects @ np.array(sampler.best().bits), effects
+
+
+def test_few_proposals_fail_once_a_rule_has_shown():
+    """Any parallel adapter in layer 1 fails, as seven of eight random designs do."""
+    later = []
+    for seed in range(2):
+        ends, value, effects = searched(lambda point, rng: any(point.bits[3:6]), 30, seed)
+        later += list(ends[ends.cumsum() >= 10][1:])
+        free = np.delete(effects, [3, 4, 5])
+        assert value > 0.8 * free[free > 0].sum() + 0.2 * free[free < 0].sum()
+    assert np.mean(later) < 0.5
+
+
+def test_failures_at_random_hardly_hurt():
+    """As many values, got with a quarter of the trials failing on top of them."""
+    losses = []
+    for seed in range(2):
+        _, with_failures, effects = searched(lambda point, rng: rng.random() < 0.25, 20, seed)
+        _, without, _ = searched(lambda *_: False, 15, seed)
+        losses.append((without - with_failures) / np.abs(effects).sum())
+    assert np.mean(losses) < 0.1
