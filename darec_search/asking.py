@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from darec_search import samplers
+from darec_search import samplers, warm_start
 from darec_search.samplers.base import Sampler
 from darec_search.space import Point, SearchSpace
 from darec_search.stopping import EarlyStopping
@@ -233,6 +233,8 @@ class Proposed(Source):
             self._sampler = samplers.create(
                 config.search.sampler, self._part.space, config.seed, **config.search.sampler_options
             )
+            part = self._part
+            warm_start.tell(self._sampler, part.study, part.space, part.weights, part.fidelity)
         for trial in news:
             self._part.tell(self._sampler, trial)
         return self._sampler

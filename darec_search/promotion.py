@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from darec_search import samplers
+from darec_search import samplers, warm_start
 from darec_search.controller import search_fidelity
 from darec_search.runners.base import DoneEvent, Event, Runner
 from darec_search.runners.final import run_final
@@ -118,9 +118,10 @@ def candidates(study: Study) -> dict[str, Point]:
 
 
 def _recommended(study: Study) -> Point | None:
-    """What the sampler recommends when it is told every trial of the search; None if it knows none of the points."""
+    """What the sampler recommends, told old trials and every trial of the search; None if it knows no value."""
     config = study.config.search
     sampler = samplers.create(config.sampler, study.space, study.config.seed, **config.sampler_options)
+    warm_start.tell(sampler, study, study.space, {}, search_fidelity(study))
     for point, value in _search_results(study, config.objective):
         if point in study.space:
             sampler.tell(point, value)
