@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from darec_search import samplers
+from darec_search import samplers, warm_start
 from darec_search.samplers.base import Sampler
 from darec_search.space import Point, SearchSpace
 from darec_search.stopping import EarlyStopping
@@ -123,9 +123,11 @@ class Proposing:
         ]
 
     def sampler(self) -> Sampler:
-        """A fresh sampler, which knows nothing yet."""
+        """A fresh sampler, which knows nothing but what `search.warm_start` names."""
         config = self.study.config
-        return samplers.create(config.search.sampler, self.space, config.seed, **config.search.sampler_options)
+        sampler = samplers.create(config.search.sampler, self.space, config.seed, **config.search.sampler_options)
+        warm_start.tell(sampler, self.study, self.space, self.weights, self.fidelity)
+        return sampler
 
     def told(self, trials: Iterable[Trial]) -> Sampler:
         """A fresh sampler that knows what came of these trials, failures included, in the order in which they ended."""

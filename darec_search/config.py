@@ -117,6 +117,11 @@ class SearchConfig(Section):
         "they beat the design recommended so far; `median`: those below the median of the finished ones at the same "
         "epoch. The sampler is told the value that the curve foretells, with its standard error.",
     )
+    warm_start: tuple[str, ...] = Field(
+        (),
+        description="Folders of old studies to start from. Their trials of the same task count as results, the others "
+        "as prior knowledge, believed in as far as it predicts the new results (`ax_bayes`).",
+    )
     ahead: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Trials proposed ahead of a free lane, so that it never waits for the sampler; every proposal then "

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
-from darec_search import weights
+from darec_search import warm_start, weights
 from darec_search.asking import Listed, Proposed, Proposing, Source
 from darec_search.runners.base import DoneEvent, Event, RowEvent, Runner
 from darec_search.space import Point, SearchSpace
-from darec_search.study import Study, Trial
+from darec_search.study import Study, Trial, trial_fidelity
 from darec_search.trial import Fidelity, TrialSpec
 from trainer.architecture import Architecture
 from trainer.errors import BadInput
@@ -49,10 +49,12 @@ def search(study: Study, runner: Runner, on_event: OnEvent | None = None) -> Non
         on_event: called with every row and result as it comes.
 
     Raises:
-        BadInput: if `search.fixed_architecture` does not fit the model.
+        BadInput: if `search.fixed_architecture` does not fit the model, or a study of `search.warm_start` cannot be
+            used.
         SearchFailed: if no trial that was to find λ finished.
     """
     report = on_event or (lambda event: None)
+    warm_start.old_studies(study)  # what cannot be used is said before anything is spent
     width = runner.slots + study.config.search.ahead
     if study.config.search.strategy == "joint":
         with Proposed(Proposing(study, "joint", study.space, {}, search_fidelity(study)), width) as joint:
@@ -70,10 +72,7 @@ def search(study: Study, runner: Runner, on_event: OnEvent | None = None) -> Non
 
 def search_fidelity(study: Study) -> Fidelity:
     """How much of the full training a trial of this study gets."""
-    config = study.config
-    return Fidelity(
-        users_fraction=config.data.search_fraction, epochs=config.search.epochs or config.optimization.epochs
-    )
+    return trial_fidelity(study.config)
 
 
 def _first_weights(study: Study, runner: Runner, report: OnEvent) -> tuple[Mapping[str, float], list[Trial]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from darec_search import samplers, weights
+from darec_search import samplers, warm_start, weights
 from darec_search.config import PrepareConfig, StudyConfig
 from darec_search.findings import Findings
 from darec_search.runners.cluster import check_address
@@ -39,6 +39,8 @@ class Plan:
     users: int
     items: int
     fingerprint: str
+    warm_start: list[warm_start.Use]
+    """Old studies that the search starts from."""
 
     @property
     def searching(self) -> int:
@@ -107,12 +109,13 @@ def inspect(config: StudyConfig, dataset: Dataset | None, found: Findings) -> in
     space = SearchSpace(
         layers or 1, weights=config.search.weights.searched() if config.search.strategy == "joint" else {}
     )
-    found.collect(lambda: samplers.create(config.search.sampler, space, 0, **config.search.sampler_options))
+    sampler = found.collect(lambda: samplers.create(config.search.sampler, space, 0, **config.search.sampler_options))
     if layers:
         found.collect(lambda: check_positions(run))
         if dataset is not None:
             fingerprint = dataset.fingerprint
             found.collect(lambda: check_folder(config, fingerprint, layers))
+            found.collect(lambda: warm_start.check(config, fingerprint, layers, sampler))
     if config.resources.runner == "ray":
         found.collect(lambda: check_address(config))
     return layers
@@ -145,4 +148,5 @@ def size(config: StudyConfig, dataset: Dataset, layers: int) -> Plan:
         users=dataset.n_users,
         items=dataset.n_items,
         fingerprint=dataset.fingerprint,
+        warm_start=warm_start.check(config, dataset.fingerprint, layers, None),
     )

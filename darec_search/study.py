@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from darec_search.config import StudyConfig, explain, read_yaml
 from darec_search.objective import objective_of
 from darec_search.space import SearchSpace
-from darec_search.trial import TrialSpec
+from darec_search.trial import Fidelity, TrialSpec
 from trainer.architecture import Architecture
 from trainer.config import RunConfig
 from trainer.errors import BadInput
@@ -233,7 +233,7 @@ def check_folder(config: StudyConfig, fingerprint: str, layers: int) -> None:
     """
     folder = config.folder
     if (folder / "environment.json").exists():
-        _refuse_another(folder, _read_environment(folder)["identity"], _identity(config, fingerprint, layers))
+        _refuse_another(folder, _read_environment(folder)["identity"], identity(config, fingerprint, layers))
     # Hidden files are locks, or what a crash left of an atomic write.
     elif folder.exists() and (not folder.is_dir() or any(file.name[0] != "." for file in folder.iterdir())):
         raise BadInput(f"{folder}: is not empty and holds no study; choose another `output`")
@@ -250,9 +250,9 @@ def _environment(config: StudyConfig, fingerprint: str, layers: int) -> dict[str
     """The environment of the first start; a later one in other surroundings is added to `resumed_with`."""
     surroundings = _surroundings()
     if not (config.folder / "environment.json").exists():
-        identity = _identity(config, fingerprint, layers)
-        known = {"fingerprint": fingerprint, "layers": layers, "identity": identity}
-        return {"study": _digest(identity), **known, **surroundings}
+        own = identity(config, fingerprint, layers)
+        known = {"fingerprint": fingerprint, "layers": layers, "identity": own}
+        return {"study": _digest(own), **known, **surroundings}
     environment = _read_environment(config.folder)
     starts = [environment, *environment.get("resumed_with", [])]
     if any(starts[-1].get(name) != value for name, value in surroundings.items()):
@@ -260,7 +260,15 @@ def _environment(config: StudyConfig, fingerprint: str, layers: int) -> dict[str
     return environment
 
 
-def _identity(config: StudyConfig, fingerprint: str, layers: int) -> dict[str, Any]:
+def trial_fidelity(config: StudyConfig) -> Fidelity:
+    """How much of the full training a trial of a study's search gets."""
+    return Fidelity(
+        users_fraction=config.data.search_fraction, epochs=config.search.epochs or config.optimization.epochs
+    )
+
+
+def identity(config: StudyConfig, fingerprint: str, layers: int) -> dict[str, Any]:
+    """Everything that changes a trial's outcome beside its spec."""
     dumped = config.model_dump(mode="json")
     model = {name: value for name, value in dumped["model"].items() if name != "architecture"}
     data = {name: dumped["data"][name] for name in ("validation_users", "max_items", "max_item_tokens")}
@@ -278,13 +286,18 @@ def _identity(config: StudyConfig, fingerprint: str, layers: int) -> dict[str, A
 
 
 def _refuse_another(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    before = dict(_leaves(old))
-    differing = sorted(name for name, value in _leaves(new) if before.get(name) != value)
-    if differing:
+    fields = differing(old, new)
+    if fields:
         raise BadInput(
-            f"{folder}: belongs to another study (it differs in {', '.join(differing)}); "
+            f"{folder}: belongs to another study (it differs in {', '.join(fields)}); "
             "choose another `output`, or give those fields their old values to go on with it"
         )
+
+
+def differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Names of the fields of a new identity that an old one has otherwise or not at all."""
+    before = dict(_leaves(old))
+    return sorted(name for name, value in _leaves(new) if before.get(name) != value)
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

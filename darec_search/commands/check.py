@@ -48,6 +48,11 @@ def _check_study(parsed: argparse.Namespace) -> None:
         f"  {plan.search_trials} trials proposed by {config.search.sampler}, of {plan.points:,} points "
         f"({plan.layers} DALayers)"
     )
+    for old in plan.warm_start:
+        what = [f"{old.results} trials as results"] if old.results else []
+        why = f" (its task differs in {', '.join(old.differs)})" if old.differs else ""
+        what += [f"{old.related} trials as prior knowledge{why}"] if old.related else []
+        say(f"  starting from {old.folder}: {' and '.join(what)}")
     if plan.weights_again_trials:
         say(f"  at most {plan.weights_again_trials} trials for λ again, at the best architecture")
     say(f"  each on {plan.search_users:,} of {plan.users:,} users, {config.resources.slots} at a time")

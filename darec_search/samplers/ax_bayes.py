@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -64,6 +64,17 @@ class AxBayesSampler(Sampler):
         self.client.configure_experiment(name="search", parameters=_configs(space))
         self.client.configure_optimization(objective=OBJECTIVE)
         self.client.set_generation_strategy(GenerationStrategy(name="structured_bayes", nodes=[self._node]))
+
+    @property
+    def learns_from_related(self) -> bool:
+        return True
+
+    def _learn_from(self, studies: Sequence[Sequence[Observation]]) -> None:
+        with single_thread():
+            self._proposer.learn_from(studies)
+            # What was best there is the first thing to try here.
+            best = [Proposer(self.space).recommend(study, 1)[0].point for study in studies]
+        self._node.start = list(dict.fromkeys([*best, *self._node.start]))[: max(len(best), len(self._node.start) // 2)]
 
     def _propose(self, pending: list[Point], rng: np.random.Generator) -> Point:
         self._synchronise(pending)
@@ -122,7 +133,7 @@ class _Node(ExternalGenerationNode):
     def __init__(self, proposer: Proposer, start: list[Point]) -> None:
         super().__init__(name="structured_mixture", should_deduplicate=False)
         self.rng = np.random.default_rng(0)
-        self._proposer, self._space, self._start = proposer, proposer.space, start
+        self._proposer, self._space, self.start = proposer, proposer.space, start
         self._observations: list[Observation] = []
         self.infeasible: list[Point] = []
         self.given_up: list[Point] = []
@@ -151,8 +162,8 @@ class _Node(ExternalGenerationNode):
         seen = [observation.point for observation in self._observations] + self.given_up
         taken = {*seen, *pending}
         # Loss weights tried at one architecture (a λ grid) say nothing about bits: only architectures count.
-        if len({point.bits for point in taken}) < len(self._start):
-            for point in self._start:
+        if len({point.bits for point in taken}) < len(self.start):
+            for point in self.start:
                 if point not in taken:
                     return point
         if self._observations:

@@ -8,6 +8,7 @@ nothing else: a sampler that is built anew and told the same results goes on as 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -106,6 +107,26 @@ class Sampler(ABC):
         self.options = options
         self.history = History()
 
+    @property
+    def learns_from_related(self) -> bool:
+        """Whether `learn_from` is understood."""
+        return False
+
+    def learn_from(self, studies: Sequence[Sequence[Observation]]) -> None:
+        """Take results of related problems as prior knowledge, believed in as far as they predict this one's.
+
+        Call it once, before the first `ask`. Results of the same problem are told by `tell` instead.
+
+        Args:
+            studies: results of each problem, at least one, as points of this space.
+
+        Raises:
+            ValueError: if a point lies outside the space, or the sampler does not learn from related problems.
+        """
+        for observation in itertools.chain.from_iterable(studies):
+            self._require(observation.point)
+        self._learn_from(studies)
+
     def ask(self, pending: Sequence[Point] = ()) -> Point:
         """The next point to evaluate.
 
@@ -180,6 +201,9 @@ class Sampler(ABC):
     @abstractmethod
     def _propose(self, pending: list[Point], rng: np.random.Generator) -> Point:
         """The next point; `rng` is the only randomness it may use."""
+
+    def _learn_from(self, studies: Sequence[Sequence[Observation]]) -> None:
+        raise ValueError(f"{type(self).__name__} does not learn from related problems")
 
     def _recommend(self, count: int) -> list[Recommendation]:
         """By default the points with the best mean values."""

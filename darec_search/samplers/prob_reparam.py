@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from darec_search.samplers.acquisition import Surrogate, log_expected_improvement
-from darec_search.samplers.base import Options, Sampler, unseen
+from darec_search.samplers.base import Observation, Options, Sampler, unseen
 from darec_search.samplers.gaussian_process import FittedGP
 from darec_search.samplers.local_search import Acquisition
 from darec_search.samplers.prob_reparam_optimizer import ProbabilisticReparameterization
@@ -77,6 +77,16 @@ class ProbReparamSampler(Sampler):
             if drawn is not None:
                 return self.space.decode(drawn.numpy())
         return unseen(self.space, rng, seen, pending)
+
+    @property
+    def learns_from_related(self) -> bool:
+        return self.options.kernel == "structured"
+
+    def _learn_from(self, studies: Sequence[Sequence[Observation]]) -> None:
+        if not self.learns_from_related:
+            super()._learn_from(studies)
+        with single_thread():
+            self._structured.learn_from(studies)
 
     def surrogate(self, rng: np.random.Generator) -> Surrogate:
         """GP_n, given at least one observation."""

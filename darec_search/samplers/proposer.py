@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from darec_search.samplers.base import LEVEL, Observation, Recommendation
 from darec_search.samplers.feasibility import Feasibility
 from darec_search.samplers.kernels import StructuredKernels, bank
 from darec_search.samplers.local_search import Acquisition
+from darec_search.samplers.prior import PriorMeans, WithPriors
 from darec_search.samplers.prob_reparam_optimizer import ProbabilisticReparameterization
-from darec_search.samplers.surrogate import Data, StructuredMixture
+from darec_search.samplers.surrogate import Data, Kernels, StructuredMixture, Trend
 from darec_search.space import Point, SearchSpace
 
 _BANK_SEED = 2024
@@ -49,13 +50,27 @@ class Proposer:
         self._kernels = StructuredKernels(space)
         generator = torch.Generator().manual_seed(_BANK_SEED)
         self._bank = bank(len(self._kernels), bank_size, noise, generator)
+        self._covariances: Kernels = self._kernels
+        self._trend: Trend | None = None
+
+    def learn_from(self, studies: Sequence[Sequence[Observation]]) -> None:
+        """Take old studies' results as prior means (`prior.py`); call it once, on a proposer of a cold start.
+
+        Args:
+            studies: results of each, at least one, as points of this space.
+        """
+        priors = PriorMeans(self.space, [_prediction(self.space, study) for study in studies])
+        if len(priors):
+            weightings, noise, slopes = priors.extend(*self._bank, torch.Generator().manual_seed(_BANK_SEED))
+            self._bank, self._trend = (weightings, noise), Trend(priors, slopes)
+            self._covariances = WithPriors(self._kernels, priors)
 
     def model(self, observations: Sequence[Observation], keep: int = _KEPT) -> StructuredMixture:
         """The surrogate of at least one observation, of the `keep` best bank entries; the order does not matter."""
         observations = sorted(observations, key=lambda o: (tuple(self.space.encode(o.point)), o.value))
         y = torch.tensor([observation.value for observation in observations], dtype=torch.float64)
         data = Data.of(self.encode([o.point for o in observations]), y, [o.stderr for o in observations])
-        return StructuredMixture(self._kernels, data, *self._bank, keep=keep)
+        return StructuredMixture(self._covariances, data, *self._bank, keep=keep, trend=self._trend)
 
     def propose(
         self,
@@ -130,3 +145,13 @@ def _informative(observations: Sequence[Observation]) -> Sequence[Observation]:
     half = _CONDITIONED_AT_MOST // 2
     others = np.linspace(half, len(ranked) - 1, _CONDITIONED_AT_MOST - half).round().astype(int)
     return [*ranked[:half], *(ranked[place] for place in others)]
+
+
+def _prediction(space: SearchSpace, observations: Sequence[Observation]) -> Callable[[Tensor], Tensor]:
+    """Posterior mean of old results; a loss weight that they never varied has no part in it."""
+    levels = dict(space.weights)
+    for name in levels:
+        told = {observation.point.weights[name] for observation in observations}
+        levels[name] = levels[name] if len(told) > 1 else tuple(told)
+    # Encoded points of the whole space will do: a weight of a single level is not looked at.
+    return Proposer(SearchSpace(space.layers, space.slots, levels)).model(_informative(observations)).mean

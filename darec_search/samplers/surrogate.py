@@ -9,14 +9,16 @@ Williams 2006, ch. 2; the marginal is a Student t), an entry's score is
 
 and its amplitude is (yᵀK⁻¹y + 2) / (n + 2). No hyperparameter is fitted by gradients: with few noisy points the average
 over a bank is steadier than any maximum.
+
+After a warm start y above is what the entry's prior mean leaves of the observations (`prior.py`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,12 +28,41 @@ from gpytorch.distributions import MultivariateNormal
 from scipy import special
 from torch import Tensor
 
-from darec_search.samplers.kernels import StructuredKernels
-
 _NEGLIGIBLE = 0.01
 """Weight, relative to the best entry's, below which an entry is left out."""
 _SCORED_AT_MOST = 200
 """Observations on which the bank is scored: scoring is cubic in them and M-fold."""
+
+
+class Kernels(Protocol):
+    """B covariances with mean diagonal 1, such as `StructuredKernels`."""
+
+    def gram(self, left_nd: Tensor, right_md: Tensor) -> Tensor:
+        """[B, n, m] between two sets of encoded points."""
+
+    def diagonal(self, points_nd: Tensor) -> Tensor:
+        """[B, n] of each point with itself."""
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Prior mean of the standardised objective: features(x) · slopes of a bank entry.
+
+    Args:
+        features: [m, D] encoded points to [m, P].
+        slopes: [M, P].
+    """
+
+    features: Callable[[Tensor], Tensor]
+    slopes: Tensor
+
+    def of(self, entries: Tensor) -> Trend:
+        """That of some bank entries."""
+        return Trend(self.features, self.slopes[entries])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[M, m] prior means at encoded points [m, D]."""
+        return self.slopes @ self.features(x).T
 
 
 @dataclass(frozen=True)
@@ -65,29 +96,38 @@ class StructuredMixture(Model):
         weightings: [M, B] bank of component weightings.
         noise: [M] noise ratio of each.
         keep: entries kept, best first, at most M.
+        trend: the entries' prior means; none by default.
     """
 
     def __init__(
-        self, kernels: StructuredKernels, data: Data, weightings: Tensor, noise: Tensor, keep: int = 12
+        self,
+        kernels: Kernels,
+        data: Data,
+        weightings: Tensor,
+        noise: Tensor,
+        keep: int = 12,
+        trend: Trend | None = None,
     ) -> None:
         super().__init__()
         self._kernels = kernels
         self._mean = data.y.mean()
         spread = data.y.std(correction=0)
         self._spread = spread if spread > 1e-12 * max(1.0, float(data.y.abs().max())) else torch.ones_like(spread)
-        scores = _scores(kernels, self._thinned(data), weightings, noise)
+        scores = _scores(kernels, self._thinned(data), weightings, noise, trend)
         kept = torch.sort(scores, descending=True, stable=True).indices[:keep]
         # With many results a few entries explain nearly everything; the others would only cost time.
         kept = kept[scores[kept] >= scores[kept[0]] + math.log(_NEGLIGIBLE)]
         self.weights = torch.softmax(scores[kept], 0)
         self.weightings, self.noise = weightings[kept], noise[kept]
-        self._condition(data.x, self._standardise(data.y), data.noise_scale)
+        self._trend = trend.of(kept) if trend else None
+        self._condition(data.x, _residuals(data.x, self._standardise(data.y), self._trend), data.noise_scale)
 
     def _condition(self, x: Tensor, y: Tensor, noise_scale: Tensor) -> None:
+        """Observations [n, D] and what they leave to explain: [n], or [C, n] where the entries differ in it."""
         self._x, self._noise_scale = x, noise_scale
         self._cholesky = _cholesky(self._kernels.gram(x, x), self.weightings, self.noise, noise_scale)
-        self._alpha = torch.cholesky_solve(y[:, None].expand(len(self.weights), -1, 1), self._cholesky)[..., 0]
-        self._amplitude = ((self._alpha @ y) + 2) / (len(y) + 2)
+        self._alpha = torch.cholesky_solve(y[..., None].expand(len(self.weights), -1, 1), self._cholesky)[..., 0]
+        self._amplitude = ((self._alpha * y).sum(1) + 2) / (len(x) + 2)
         identity = torch.eye(len(x), dtype=torch.float64)
         self._inverse = torch.linalg.solve_triangular(self._cholesky, identity, upper=False)
 
@@ -138,13 +178,20 @@ class StructuredMixture(Model):
         cross = _combine(self._kernels.gram(self._x, x), self.weightings)
         prior = 1 + self.weightings @ self._kernels.diagonal(x)
         mean = torch.einsum("cnm,cn->cm", cross, self._alpha)
+        if self._trend:
+            mean = mean + self._trend(x)
         explained = (self._inverse @ cross).square().sum(1)
         variance = (prior - explained).clamp_min(1e-10) * self._amplitude[:, None]
         return self._mean + self._spread * mean, self._spread**2 * variance
 
     def mean(self, x: Tensor) -> Tensor:
         """[m] posterior mean of the mixture."""
-        return self.weights @ self.marginals(x)[0]
+        # Σ_c w_c Σ_b W_cb k_b α_c, summed over c first: no [C, n, m].
+        parts = torch.einsum("c,cb,cn->bn", self.weights, self.weightings, self._alpha)
+        mean = self.weights @ self._alpha.sum(1) + torch.einsum("bnm,bn->m", self._kernels.gram(self._x, x), parts)
+        if self._trend:
+            mean = mean + self.weights @ self._trend(x)
+        return self._mean + self._spread * mean
 
     def interval(self, x: Tensor, level: float) -> tuple[Tensor, Tensor]:
         """Credible interval of f at each point, with equal tails.
@@ -228,12 +275,18 @@ def _cholesky(gram_bnn: Tensor, weightings: Tensor, noise: Tensor, noise_scale: 
 
 
 def _scores(
-    kernels: StructuredKernels, data: tuple[Tensor, Tensor, Tensor], weightings: Tensor, noise: Tensor
+    kernels: Kernels, data: tuple[Tensor, Tensor, Tensor], weightings: Tensor, noise: Tensor, trend: Trend | None
 ) -> Tensor:
     """[M] log marginal likelihoods with the amplitude integrated out."""
     x, y, noise_scale = data
     factor = _cholesky(kernels.gram(x, x), weightings, noise, noise_scale)
-    whitened = torch.linalg.solve_triangular(factor, y[:, None].expand(len(noise), -1, 1), upper=False)
+    residuals = _residuals(x, y, trend)[..., None].expand(len(noise), -1, 1)
+    whitened = torch.linalg.solve_triangular(factor, residuals, upper=False)
     fit = whitened.square().sum((1, 2))
     half_log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(1)
     return -(len(y) + 2) / 2 * torch.log(fit + 2) - half_log_det
+
+
+def _residuals(x: Tensor, y: Tensor, trend: Trend | None) -> Tensor:
+    """What the prior means leave of y [n]: [M, n], or y itself without any."""
+    return y - trend(x) if trend else y

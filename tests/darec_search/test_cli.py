@@ -126,6 +126,24 @@ def test_check_says_what_would_run_and_writes_no_study(capsys, home, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_check_says_what_a_search_starts_from(capsys, home, finished, tmp_path):
+    """The finished study's data at another learning rate, then as it was."""
+    sections = {"output": str(tmp_path / "new"), "data": {"path": str(home / "data")}}
+    old = str(finished.study.folder)
+    search = {"sampler": "ax_bayes", "warm_start": [old]}
+    same = study_file(tmp_path / "same", **sections, search=search)
+    (use,) = run_json(capsys, "check", same, "--json")["warm_start"]
+    assert (use["folder"], use["related"], use["differs"]) == (old, 0, [])
+    assert use["results"] >= 3
+    assert cli.main(["check", str(same)]) == 0
+    assert f"starting from {old}: {use['results']} trials as results" in " ".join(capsys.readouterr().out.split())
+    other = ["--set", "optimization.learning_rate=0.5"]
+    assert "learns from the same task only" in refused(capsys, "check", same, *other, "--set", "search.sampler=random")
+    said = refused(capsys, "check", same, "--set", f"search.warm_start=[{tmp_path}]")
+    assert f"search.warm_start: {tmp_path}: is no study folder" in said
+    assert not (tmp_path / "new").exists()
+
+
 def test_status_for_machines_and_people(capsys, home, finished):
     status = run_json(capsys, "status", home / "study", "--json")
     assert len(status["trials"]) == len(finished.study.trials())

@@ -1,0 +1,242 @@
+"""Warm start: old studies' trials as knowledge that a new study begins with (`search.warm_start`).
+
+Trials of the same task (data, model, training, fidelity, λ) are told to the sampler as its own results would be. The
+others become prior means (`samplers/prior.py`), which the sampler believes in as far as they predict the new results.
+Failures are not taken over: they may owe to the machine.
+
+What was taken is copied into `warm_start.json` in the study folder, so that a study which is started again needs no old
+folder and proposes as it would have done, even if the old study has gone on meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from darec_search.config import StudyConfig
+from darec_search.samplers.base import Observation, Sampler
+from darec_search.space import WEIGHTS, Point, SearchSpace
+from darec_search.study import Study, Trial, differing, identity, trial_fidelity
+from darec_search.trial import SEARCH_STAGES, Fidelity
+from trainer.config import Section
+from trainer.errors import BadInput
+from trainer.training.result import write_atomic
+
+logger = logging.getLogger(__name__)
+
+RECORD = "warm_start.json"
+_FEWEST = 4
+"""Architectures below which an old study foretells nothing about others."""
+
+
+class OldTrial(Section):
+    """One result of an old study."""
+
+    bits: tuple[int, ...]
+    weights: dict[str, float] = Field(description="All loss weights, searched or not.")
+    value: float = Field(description="By the new study's objective.")
+    stderr: float | None = Field(None, description="Of a trial that was stopped early: how sure its forecast was.")
+
+
+class OldStudy(Section):
+    """What a study takes from an old one."""
+
+    folder: str = Field(description="As `search.warm_start` names it.")
+    study: str = Field(description="Id of the old study.")
+    objective: str
+    fidelity: Fidelity = Field(description="Of all its trials here.")
+    identity: dict[str, Any] = Field(description="What its trials' outcomes depend on.")
+    trials: tuple[OldTrial, ...]
+
+    def differences(self, new: Mapping[str, Any], fidelity: Fidelity) -> list[str]:
+        """Fields in which its task differs from a new one, λ left out; the same task has none.
+
+        The study's seed draws the users of a fraction, and is of no account where a trial sees all.
+        """
+        ignored = {f"losses.{name}" for name in WEIGHTS} | ({"seed"} if fidelity.users_fraction == 1 else set())
+        fields = [name for name in differing(self.identity, dict(new)) if name not in ignored]
+        mine, its = fidelity.model_dump(), self.fidelity.model_dump()
+        return fields + [f"fidelity.{name}" for name in mine if mine[name] != its[name]]
+
+
+class _Record(Section):
+    studies: tuple[OldStudy, ...]
+
+
+@dataclass(frozen=True)
+class Use:
+    """How an old study would be used."""
+
+    folder: str
+    results: int
+    """Trials that count as results of the new study; of a `staged` search those among them whose λ is chosen."""
+    related: int
+    """The other trials, which become a prior mean."""
+    differs: list[str]
+    """Fields in which its task differs."""
+
+
+def old_studies(study: Study) -> list[OldStudy]:
+    """What a study starts from, in the order of its config; recorded in its folder at the first call.
+
+    Raises:
+        BadInput: if an old study that is not recorded yet cannot be used.
+    """
+    recorded = _recorded(study.folder)
+    found = _load(study.config, study.space.layers, recorded)
+    if found != recorded:
+        write_atomic(study.folder / RECORD, _Record(studies=tuple(found)).model_dump_json(indent=1))
+    return found
+
+
+def check(config: StudyConfig, fingerprint: str, layers: int, sampler: Sampler | None) -> list[Use]:
+    """How `search.warm_start` would be used; writes nothing.
+
+    Args:
+        config: the study.
+        fingerprint: of its dataset.
+        layers: number of its DALayers.
+        sampler: the one that would be used, where it is known.
+
+    Raises:
+        BadInput: if an old study cannot be used, by this sampler or at all.
+    """
+    fidelity, new = trial_fidelity(config), identity(config, fingerprint, layers)
+    space, fixed = SearchSpace(layers, weights=config.search.weights.searched()), _fixed(config)
+    uses = []
+    for old in _load(config, layers, _recorded(config.folder)):
+        differs = old.differences(new, fidelity)
+        same = [] if differs else [trial for trial in old.trials if _fits(trial, space, fixed)]
+        if not same:
+            reason = (
+                f"its task differs in {', '.join(differs)}" if differs else "its loss weights are none of this study's"
+            )
+            if sampler is not None and not sampler.learns_from_related:
+                raise BadInput(
+                    f"search.warm_start: {old.folder}: {reason}, and {config.search.sampler} learns from the same task "
+                    "only; choose ax_bayes as search.sampler, or leave that study out"
+                )
+            if len({trial.bits for trial in old.trials}) < _FEWEST:
+                raise BadInput(
+                    f"search.warm_start: {old.folder}: {reason}, and it has tried too few architectures to foretell "
+                    f"anything (fewer than {_FEWEST}); leave that study out"
+                )
+        uses.append(Use(old.folder, len(same), len(old.trials) - len(same), differs))
+    return uses
+
+
+def tell(sampler: Sampler, study: Study, space: SearchSpace, weights: Mapping[str, float], fidelity: Fidelity) -> None:
+    """Let a fresh sampler begin with what the study starts from.
+
+    Args:
+        sampler: proposes points of `space`.
+        study: the new study.
+        space: the designs.
+        weights: loss weights that are the same for all of them, where the study has chosen them.
+        fidelity: of the new trials.
+    """
+    fixed, related = {**_fixed(study.config), **weights}, []
+    for old in old_studies(study):
+        same = not old.differences(study.environment["identity"], fidelity)
+        others = []
+        for trial in old.trials:
+            observation = Observation(_nearest(trial, space), trial.value, trial.stderr)
+            if same and _fits(trial, space, fixed):
+                sampler.tell(observation.point, observation.value, observation.stderr)
+            else:
+                others.append(observation)
+        if len({observation.point.bits for observation in others}) >= _FEWEST:
+            related.append(others)
+    if related and sampler.learns_from_related:
+        sampler.learn_from(related)
+    elif related:
+        ignored = sum(map(len, related))
+        logger.warning(
+            "search.warm_start: %d old trials have other loss weights or another task; %s learns nothing from them",
+            ignored, study.config.search.sampler,
+        )  # fmt: skip
+
+
+def _load(config: StudyConfig, layers: int, recorded: Sequence[OldStudy]) -> list[OldStudy]:
+    """The old studies that the config names: as recorded, or else from their folders."""
+    objective = config.search.objective
+    known = {old.folder: old for old in recorded if old.objective == objective}
+    found = []
+    for folder in config.search.warm_start:
+        if Path(folder).absolute() == config.folder.absolute():
+            raise BadInput(f"search.warm_start: {folder} is this study's own `output`; name the folder of another one")
+        found.append(known.get(folder) or _read(folder, objective))
+        theirs = len(found[-1].trials[0].bits) // 3
+        if theirs != layers:
+            raise BadInput(
+                f"search.warm_start: {folder} searched over {theirs} DALayers, this study's model has {layers}; leave "
+                "that study out"
+            )
+    return found
+
+
+def _read(folder: str, objective: str) -> OldStudy:
+    try:
+        study = Study.load(Path(folder))
+        fidelity = trial_fidelity(study.config)
+        taken = [
+            _old(study, trial, objective)
+            for trial in study.trials()
+            if trial.spec.stage in (*SEARCH_STAGES, "retest") and trial.spec.fidelity == fidelity
+        ]
+    except BadInput as error:
+        raise BadInput(f"search.warm_start: {error}") from error
+    trials = tuple(trial for trial in taken if trial is not None)
+    if not trials:
+        raise BadInput(f"search.warm_start: {folder} has no finished trial yet; let it search first, or leave it out")
+    return OldStudy(
+        folder=folder, study=study.id, objective=objective, fidelity=fidelity, identity=study.environment["identity"],
+        trials=trials,
+    )  # fmt: skip
+
+
+def _old(study: Study, trial: Trial, objective: str) -> OldTrial | None:
+    """A trial that has a value, else None."""
+    value, stderr = trial.estimate(objective)
+    if value is None or not math.isfinite(value):
+        return None
+    weights = {**_fixed(study.config), **trial.spec.weights}
+    return OldTrial(bits=trial.spec.bits, weights=weights, value=value, stderr=stderr)
+
+
+def _recorded(folder: Path) -> list[OldStudy]:
+    file = folder / RECORD
+    try:
+        return list(_Record.model_validate_json(file.read_text(encoding="utf-8")).studies)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValidationError) as error:
+        raise BadInput(
+            f"{file}: cannot be read; remove it to take the old trials from search.warm_start again"
+        ) from error
+
+
+def _fixed(config: StudyConfig) -> dict[str, float]:
+    """Every loss weight as `losses` has it."""
+    losses = config.losses.model_dump()
+    return {name: losses[name] for name in WEIGHTS}
+
+
+def _fits(trial: OldTrial, space: SearchSpace, fixed: Mapping[str, float]) -> bool:
+    """Whether an old trial had loss weights that a trial in `space` may have."""
+    return all(
+        weight in space.weights[name] if name in space.weights else weight == fixed[name]
+        for name, weight in trial.weights.items()
+    )
+
+
+def _nearest(trial: OldTrial, space: SearchSpace) -> Point:
+    """The point of `space` with the trial's bits, and each loss weight at the nearest of the levels."""
+    levels = space.weights.items()
+    return Point(trial.bits, {name: min(of, key=lambda level: abs(level - trial.weights[name])) for name, of in levels})

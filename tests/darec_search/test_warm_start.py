@@ -1,0 +1,188 @@
+"""Old studies as knowledge to begin with: what counts as a result, what as a prior mean, and what is refused."""
+
+import json
+import shutil
+
+import pytest
+from study_folders import LEVELS, new_study
+
+from darec_search import promotion, samplers, warm_start
+from darec_search.controller import search
+from darec_search.runners.simulated import SimulatedRunner
+from darec_search.space import Point
+from darec_search.study import Study
+from trainer.errors import BadInput
+from trainer.training.result import RunResult
+
+TRIALS = 8
+FASTER = {"epochs": 8, "learning_rate": 0.5}
+"""Another task: the outcomes of trials depend on it."""
+QUICK = {
+    "ax_bayes": {"start": 4, "bank": 16},
+    "prob_reparam": {"starts": 4, "samples": 8, "steps": 5, "fit_steps": 5},
+}
+
+
+def outcome(spec):
+    value = sum(spec.bits[::2]) / 10 - sum(spec.bits[1::2]) / 20 - abs(spec.weights.get("align", 0.1) - 0.1)
+    return 1.0, RunResult(status="finished", metrics={"mrr": value, "log_likelihood": 10 * value})
+
+
+def study(folder, old=(), sampler="ax_bayes", layers=2, trials=TRIALS, levels=(), seed=0, **fields):
+    document = {"sampler": sampler, "sampler_options": QUICK.get(sampler, {})}
+    document |= {"trials": trials, "weights": {"align": list(levels)}}
+    document |= {"warm_start": [str(one.folder) for one in old], **fields.pop("search", {})}
+    return new_study(folder, layers, search=document, seed=seed, **fields)
+
+
+def run(study, of=outcome):
+    with SimulatedRunner(study, of) as runner:
+        search(study, runner)
+    return [trial.spec for trial in study.trials()]
+
+
+def told(study):
+    """A fresh sampler with what the study starts from."""
+    sampler = samplers.create("ax_bayes", study.space, 0, **QUICK["ax_bayes"])
+    warm_start.tell(sampler, study, study.space, {}, warm_start.trial_fidelity(study.config))
+    return sampler
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A study of eight trials that is over."""
+    found = study(tmp_path / "old", sampler="random")
+    run(found)
+    return found
+
+
+def test_trials_of_the_same_task_are_results(tmp_path, old):
+    new = study(tmp_path / "new", [old])
+    sampler = told(new)
+    values = {trial.spec.point: trial.result.metrics["mrr"] for trial in old.trials()}
+    assert {o.point.bits: o.value for o in sampler.history.observations} == {p.bits: v for p, v in values.items()}
+    asked = run(new)
+    assert not {spec.bits for spec in asked} & {point.bits for point in values}
+    assert len(asked) == TRIALS
+
+
+@pytest.mark.parametrize("sampler", ["random", "optuna_tpe", "prob_reparam"])
+def test_every_sampler_takes_results(tmp_path, old, sampler):
+    asked = run(study(tmp_path / "new", [old], sampler=sampler))
+    assert not {spec.bits for spec in asked} & {trial.spec.bits for trial in old.trials()}
+
+
+def test_what_is_promoted_may_come_from_the_old_study(tmp_path, old):
+    new = study(tmp_path / "new", [old], sampler="random", trials=1)
+    run(new, lambda spec: (1.0, RunResult(status="finished", metrics={"mrr": -1.0})))
+    best = max(old.trials(), key=lambda trial: trial.result.metrics["mrr"])
+    assert promotion.candidates(new)["best-1"].bits == best.spec.bits
+
+
+def test_another_task_becomes_a_prior_mean_and_its_best_is_tried_first(tmp_path, old):
+    new = study(tmp_path / "new", [old], optimization=FASTER)
+    sampler = told(new)
+    assert not sampler.history.observations
+    assert sampler.ask().bits in {trial.spec.bits for trial in old.trials()}
+    assert run(new)[0].bits == sampler.ask().bits
+
+
+def test_a_seed_matters_only_where_it_draws_the_users(tmp_path, old):
+    same = old.environment["identity"]
+    (taken,) = warm_start.old_studies(study(tmp_path / "new", [old], seed=5))
+    part = taken.fidelity
+    assert taken.differences({**same, "seed": 5}, part) == ["seed"]
+    whole = part.model_copy(update={"users_fraction": 1.0})
+    assert taken.model_copy(update={"fidelity": whole}).differences({**same, "seed": 5}, whole) == []
+    assert taken.differences(same, whole) == ["fidelity.users_fraction"]
+    assert taken.differences({**same, "losses": {**same["losses"], "align": 9.0}}, part) == []
+    assert taken.differences({**same, "fingerprint": "other"}, part) == ["fingerprint"]
+
+
+def test_loss_weights_decide_which_trials_are_results(tmp_path):
+    before = study(tmp_path / "old", sampler="random", levels=LEVELS, search={"strategy": "joint"}, trials=16)
+    run(before)
+    new = study(tmp_path / "new", [before], levels=LEVELS[:2], search={"strategy": "joint"})
+    results = told(new).history.observations
+    assert {o.point.weights["align"] for o in results} == set(LEVELS[:2])
+    assert len(results) == sum(trial.spec.weights["align"] in LEVELS[:2] for trial in before.trials())
+    run(new)
+    (use,) = warm_start.check(new.config, new.fingerprint, 2, None)
+    assert (use.results, use.related, use.differs) == (len(results), 16 - len(results), [])
+
+
+def test_an_old_study_without_the_searched_loss_weight_is_prior_knowledge(tmp_path, old):
+    new = study(tmp_path / "new", [old], levels=(0.02, 1.0), search={"strategy": "joint"})
+    sampler = told(new)
+    assert not sampler.history.observations
+    assert run(new)[0].bits == sampler.ask().bits
+
+
+def test_a_study_that_is_resumed_needs_the_old_folder_no_more(tmp_path, old):
+    whole = run(study(tmp_path / "whole", [old]))
+    first = study(tmp_path / "new", [old], trials=3)
+    run(first)
+    shutil.rmtree(old.folder)
+    assert [spec.bits for spec in run(study(tmp_path / "new", [old]))] == [spec.bits for spec in whole]
+    with pytest.raises(BadInput, match=r"search\.warm_start: .*no study folder"):
+        warm_start.old_studies(study(tmp_path / "another", [old]))
+
+
+def test_an_old_study_that_goes_on_changes_nothing(tmp_path, old):
+    new = study(tmp_path / "new", [old])
+    taken = warm_start.old_studies(new)
+    run(study(old.folder, sampler="random", trials=TRIALS + 4))
+    assert warm_start.old_studies(Study.load(new.folder)) == taken
+    assert len(taken[0].trials) == TRIALS
+
+
+def test_a_study_without_old_ones_records_none(tmp_path):
+    new = study(tmp_path / "new", sampler="random")
+    run(new)
+    assert not (new.folder / warm_start.RECORD).exists()
+
+
+def test_samplers_that_learn_from_results_alone_refuse_other_tasks(tmp_path, old):
+    new = study(tmp_path / "new", [old], sampler="random", optimization=FASTER)
+    with pytest.raises(
+        BadInput, match=r"search\.warm_start: .*differs in optimization\.learning_rate.*random.*ax_bayes"
+    ):
+        warm_start.check(new.config, new.fingerprint, 2, samplers.create("random", new.space, 0))
+    with pytest.raises(ValueError, match="does not learn"):
+        samplers.create("random", new.space, 0).learn_from([])
+
+
+def test_what_cannot_be_used_is_refused_with_its_reason(tmp_path, old):
+    def refused(new):
+        with pytest.raises(BadInput, match=r"search\.warm_start") as error:
+            warm_start.check(new.config, new.fingerprint, new.space.layers, None)
+        assert not (new.folder / warm_start.RECORD).exists()
+        return str(error.value)
+
+    assert "2 DALayers" in refused(study(tmp_path / "deeper", [old], layers=3))
+    empty = study(tmp_path / "empty")
+    assert "no finished trial" in refused(study(tmp_path / "a", [empty]))
+    own = study(tmp_path / "own", search={"warm_start": [str(tmp_path / "own")]})
+    assert "own `output`" in refused(own)
+    nothing = study(tmp_path / "b", search={"warm_start": [str(tmp_path / "nothing")]})
+    assert "no study folder" in refused(nothing)
+    few = study(tmp_path / "few", sampler="random", trials=2)
+    run(few)
+    assert "too few architectures" in refused(study(tmp_path / "c", [few], optimization=FASTER))
+
+
+def test_a_damaged_record_says_what_to_do(tmp_path, old):
+    new = study(tmp_path / "new", [old])
+    warm_start.old_studies(new)
+    (new.folder / warm_start.RECORD).write_text("{", encoding="utf-8")
+    with pytest.raises(BadInput, match="remove it"):
+        warm_start.old_studies(new)
+
+
+def test_the_record_says_where_it_came_from(tmp_path, old):
+    new = study(tmp_path / "new", [old])
+    run(new)
+    (taken,) = json.loads((new.folder / warm_start.RECORD).read_text(encoding="utf-8"))["studies"]
+    assert (taken["study"], taken["folder"]) == (old.id, str(old.folder))
+    assert taken["identity"]["fingerprint"] == old.fingerprint
+    assert Point(tuple(taken["trials"][0]["bits"])).bits in {trial.spec.bits for trial in old.trials()}
