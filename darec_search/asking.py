@@ -145,9 +145,7 @@ class Proposed(Source):
 
     def __init__(self, part: Proposing, width: int, known: Sequence[Trial] = ()) -> None:
         config, trials = part.study.config.search, part.trials()
-        super().__init__(EarlyStopping(config.early_stopping, config.objective, lambda: self._incumbent))
-        self._incumbent: float | None = None
-        """Value of the design that the sampler recommended when it was last asked."""
+        super().__init__(EarlyStopping(config.early_stopping, config.objective))
         history, self._arrived = _order_of_telling(trials)
         self._part, self._width = part, width
         self._number = _next_number(part.study)
@@ -218,10 +216,7 @@ class Proposed(Source):
         self._left -= 1
 
     def _think(self, news: Sequence[Trial], pending: Sequence[Point]) -> Point:
-        sampler = self._informed(news)
-        if self._part.study.config.search.early_stopping == "curve" and sampler.history.observations:
-            self._incumbent = sampler.history.means()[sampler.best()]
-        return sampler.ask(pending)
+        return self._informed(news).ask(pending)
 
     def _recommend(self, news: Sequence[Trial]) -> Point:
         return self._informed(news).best()

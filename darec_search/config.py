@@ -111,11 +111,12 @@ class SearchConfig(Section):
         description="A `staged` search ends with another search for λ at the best architecture. All its trials count "
         "in the choice of candidates.",
     )
-    early_stopping: Literal["none", "curve", "median"] = Field(
+    early_stopping: Literal["none", "curve", "median", "foretold"] = Field(
         "none",
         description="Which trials end before their last epoch: `curve`: those whose curve has made it unlikely that "
-        "they beat the design recommended so far; `median`: those below the median of the finished ones at the same "
-        "epoch. The sampler is told the value that the curve foretells, with its standard error.",
+        "they become the best; `median`: those below the median of the finished ones at the same epoch; `foretold`: "
+        "those of `curve`, and those whose curve tells how they would end. The sampler is told the value that the "
+        "curve foretells, with its standard error.",
     )
     ahead: Annotated[int, Field(ge=0)] = Field(
         0,

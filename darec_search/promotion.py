@@ -32,7 +32,7 @@ from darec_search.controller import search_fidelity
 from darec_search.runners.base import DoneEvent, Event, Runner
 from darec_search.runners.final import run_final
 from darec_search.space import Point
-from darec_search.study import Study
+from darec_search.study import Study, Trial
 from darec_search.trial import SEARCH_STAGES, Fidelity, TrialSpec, make_spec
 from trainer.architecture import FIXED_ARMS, Architecture
 from trainer.baselines import REFERENCES, reference_ranks
@@ -121,29 +121,27 @@ def _recommended(study: Study) -> Point | None:
     """What the sampler recommends when it is told every trial of the search; None if it knows none of the points."""
     config = study.config.search
     sampler = samplers.create(config.sampler, study.space, study.config.seed, **config.sampler_options)
-    for point, value in _search_results(study, config.objective):
-        if point in study.space:
-            sampler.tell(point, value)
+    for trial in _search_trials(study):
+        value, stderr = trial.estimate(config.objective)
+        if trial.spec.point in study.space and value is not None:
+            sampler.tell(trial.spec.point, value, stderr)
     return sampler.best() if sampler.history.observations else None
 
 
 def search_values(study: Study, objective: str) -> dict[Point, float]:
     """Mean value by an objective of every point that the search finished at its own fidelity."""
     values: dict[Point, list[float]] = defaultdict(list)
-    for point, value in _search_results(study, objective):
-        values[point].append(value)
+    for trial in _search_trials(study):
+        value = trial.search_value(objective)
+        if value is not None and math.isfinite(value):
+            values[trial.spec.point].append(value)
     return {point: statistics.fmean(found) for point, found in values.items()}
 
 
-def _search_results(study: Study, objective: str) -> list[tuple[Point, float]]:
-    """Every finished trial of the search at its own fidelity, whatever part of it asked, by number."""
+def _search_trials(study: Study) -> list[Trial]:
+    """Every trial of the search at its own fidelity, whatever part of it asked, by number."""
     fidelity = search_fidelity(study)
-    found = [
-        (trial.spec.point, trial.search_value(objective))
-        for trial in study.trials()
-        if trial.spec.stage in SEARCH_STAGES and trial.spec.fidelity == fidelity
-    ]
-    return [(point, value) for point, value in found if value is not None and math.isfinite(value)]
+    return [trial for trial in study.trials() if trial.spec.stage in SEARCH_STAGES and trial.spec.fidelity == fidelity]
 
 
 def retest(study: Study, runner: Runner, on_event: OnEvent) -> Promotion:
