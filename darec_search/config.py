@@ -92,7 +92,11 @@ class SearchConfig(Section):
         description="What the search maximises: validation MRR, or log-likelihood, which orders architectures as MRR "
         "does and is calmer on some data (docs/landscape.md). Re-tests and reports are in MRR either way.",
     )
-    trials: Positive = Field(30, description="Trials that the sampler proposes; those for λ come on top.")
+    trials: Positive = Field(
+        30,
+        description="Trials that the sampler proposes; those for λ come on top, and what early stopping saves pays for "
+        "more.",
+    )
     epochs: Positive | None = Field(None, description="Epochs of a trial; those of `optimization` when absent.")
     weights: WeightLevels = Field(default_factory=lambda: WeightLevels(), description="The λ that are searched.")
     fixed_architecture: str = Field("serial", description="Architecture at which a `staged` search looks for λ.")
