@@ -32,6 +32,9 @@ _OWN_FAULT = ("finished", "out_of_memory", "diverged", "timed_out")
 """Ends without a usable value that are the design's own fault; `finished` is one whose value is no number."""
 
 
+_ROUNDING = 1e-9
+
+
 class Source(ABC):
     """Gives the trials of a part of the search, one after the other.
 
@@ -149,6 +152,9 @@ class Proposing:
 class Proposed(Source):
     """Lets the sampler propose `search.trials` trials, of which earlier starts have done some.
 
+    A trial that was stopped early counts by the epochs that it had; what it left pays for more proposals. Those under
+    way count as whole.
+
     The sampler lives in a thread of its own, so that results are taken in while it thinks; `with` ends the thread.
 
     Args:
@@ -159,13 +165,13 @@ class Proposed(Source):
 
     def __init__(self, part: Proposing, width: int, known: Sequence[Trial] = ()) -> None:
         config, trials = part.study.config.search, part.trials()
-        super().__init__(EarlyStopping(config.early_stopping, config.objective, lambda: self._incumbent))
-        self._incumbent: float | None = None
-        """Value of the design that the sampler recommended when it was last asked."""
+        super().__init__(EarlyStopping(config.early_stopping, config.objective))
         history, self._arrived = _order_of_telling(trials)
         self._part, self._width = part, width
         self._number = _next_number(part.study)
-        self._left = config.trials - len(trials)
+        self._trials = config.trials
+        self._spent = sum(_share(trial) for trial in history)
+        """Whole trials' worth of epochs that the told results took."""
         self._unfinished = deque(trial.spec for trial in trials if trial.result is None)
         told = {trial.spec.id for trial in history}
         self._untold = {trial.spec.id: trial.spec for trial in trials if trial.spec.id not in told}
@@ -219,8 +225,8 @@ class Proposed(Source):
 
     def _ask(self) -> None:
         """Let the sampler begin to think if it is idle and the results that the next proposal has to know are there."""
-        needed = len(self._untold) - self._width + 1
-        if self._answer is not None or self._left <= 0 or needed > len(self._arrived):
+        needed = self._needed() if self._answer is None else None
+        if needed is None:
             return
         results = [self._arrived.popleft() for _ in range(needed)]
         self._told = [trial.spec.id for trial in results]
@@ -229,13 +235,21 @@ class Proposed(Source):
         pending = [self._part.seen(spec) for spec in self._untold.values()]
         self._answer = self._thread.submit(self._think, [*self._news, *results], pending)
         self._news = []
-        self._left -= 1
+        self._spent += sum(_share(trial) for trial in results)
+
+    def _needed(self) -> int | None:
+        """How many more results the next proposal has to know; None while they are not there, or when all is spent.
+
+        So many that `width - 1` trials remain unknown, and what is spent and under way leaves room for a whole one.
+        """
+        for known in range(max(0, len(self._untold) - self._width + 1), len(self._arrived) + 1):
+            spent = self._spent + sum(_share(self._arrived[place]) for place in range(known))
+            if spent + len(self._untold) - known + 1 <= self._trials + _ROUNDING:
+                return known
+        return None
 
     def _think(self, news: Sequence[Trial], pending: Sequence[Point]) -> Point:
-        sampler = self._informed(news)
-        if self._part.study.config.search.early_stopping == "curve" and sampler.history.observations:
-            self._incumbent = sampler.history.means()[sampler.best()]
-        return sampler.ask(pending)
+        return self._informed(news).ask(pending)
 
     def _recommend(self, news: Sequence[Trial]) -> Point:
         return self._informed(news).best()
@@ -264,6 +278,13 @@ def _order_of_telling(trials: Sequence[Trial]) -> tuple[list[Trial], deque[Trial
     ended = {trial.spec.id: trial for trial in trials if trial.result}
     told = [ended.pop(trial_id) for trial in trials for trial_id in trial.spec.told if trial_id in ended]
     return told, deque(sorted(ended.values(), key=_end))
+
+
+def _share(trial: Trial) -> float:
+    """The part of a whole trial that it cost."""
+    if trial.result is None or trial.result.status != "pruned":
+        return 1.0
+    return trial.result.curve[-1]["epoch"] / trial.spec.fidelity.epochs
 
 
 def _end(trial: Trial) -> tuple[float, int]:

@@ -92,7 +92,11 @@ class SearchConfig(Section):
         description="What the search maximises: validation MRR, or log-likelihood, which orders architectures as MRR "
         "does and is calmer on some data (docs/landscape.md). Re-tests and reports are in MRR either way.",
     )
-    trials: Positive = Field(30, description="Trials that the sampler proposes; those for λ come on top.")
+    trials: Positive = Field(
+        30,
+        description="Trials that the sampler proposes; those for λ come on top, and what early stopping saves pays for "
+        "more.",
+    )
     epochs: Positive | None = Field(None, description="Epochs of a trial; those of `optimization` when absent.")
     weights: WeightLevels = Field(default_factory=lambda: WeightLevels(), description="The λ that are searched.")
     fixed_architecture: str = Field("serial", description="Architecture at which a `staged` search looks for λ.")
@@ -111,11 +115,12 @@ class SearchConfig(Section):
         description="A `staged` search ends with another search for λ at the best architecture. All its trials count "
         "in the choice of candidates.",
     )
-    early_stopping: Literal["none", "curve", "median"] = Field(
+    early_stopping: Literal["none", "curve", "median", "foretold"] = Field(
         "none",
         description="Which trials end before their last epoch: `curve`: those whose curve has made it unlikely that "
-        "they beat the design recommended so far; `median`: those below the median of the finished ones at the same "
-        "epoch. The sampler is told the value that the curve foretells, with its standard error.",
+        "they become the best; `median`: those below the median of the finished ones at the same epoch; `foretold`: "
+        "those of `curve`, and those whose curve tells how they would end. The sampler is told the value that the "
+        "curve foretells, with its standard error.",
     )
     warm_start: tuple[str, ...] = Field(
         (),

@@ -3,14 +3,15 @@
 Notation: n finished trials with objectives y and curves c; x_k = max(c_1 … c_k), the best of the first k evaluations,
 whose last value a finished trial is judged by. In standardised units (u of x_k, v of y, over the finished trials)
 
-    v = r u + ε,   ε ~ N(0, σ²),   r ~ N(0, σ²/κ),   σ² ~ inverse-gamma(1, 1)
+    v = r u + ε,   ε ~ N(0, σ²),   r ~ N(0, σ²/κ),   σ² ~ inverse-gamma(½, ½)
 
-so that the predictive is a Student t with n + 1 degrees of freedom, mean r̂ u and squared scale
-b/a · (1 + 1/n + u²/(n + κ)), where r̂ = Σuv / (n + κ), a = (n + 1)/2, b = 1 + (n - r̂ Σuv)/2 (Gelman et al. 2013,
-Bayesian Data Analysis, ch. 14); r̂ is not let below 0.
+so that the predictive is a Student t with n degrees of freedom, mean r̂ u and squared scale
+(1 + n - r̂ Σuv)/n · (1 + 1/n + u²/(n + κ)), where r̂ = Σuv / (n + κ) (Gelman et al. 2013, Bayesian Data Analysis,
+ch. 14); r̂ is not let below 0.
 
 The prior says that a partial curve foretells nothing; the finished curves have to show that it does. Trials are stopped
-by x alone, so what is left of them is no biased sample for the regression of y on x.
+by x alone, so what is left of them is no biased sample for the regression of y on x. Where x lies outside of what has
+finished, the scale grows, and the trial goes on.
 
 Nothing depends on scale and origin of the objective.
 """
@@ -18,7 +19,7 @@ Nothing depends on scale and origin of the objective.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
@@ -31,10 +32,11 @@ from darec_search.study import Trial
 from darec_search.tracking.records import read_curve
 from trainer.training.result import Forecast, Row, Stop
 
+Rule = Literal["none", "curve", "median", "foretold"]
 Curve = Sequence[float]
 """Objective at each evaluation so far, oldest first."""
 
-_SHRINKAGE = 2.0
+_SHRINKAGE = 0.5
 """κ: the prior of the slope weighs as much as so many trials without any relation of start and end."""
 
 
@@ -68,10 +70,10 @@ def predict(finished: Sequence[Finished], curve: Curve) -> Prediction | None:
     """What a running trial will end with, from its curve so far; None where the finished trials do not tell.
 
     Args:
-        finished: trials of the same length.
+        finished: trials of the same length; fewer than three tell nothing.
         curve: at least one value.
     """
-    if len(finished) < 2:
+    if len(finished) < 3:
         return None
     y = np.array([trial.objective for trial in finished])
     x, at = _starts(finished, len(curve)), max(curve)
@@ -81,21 +83,20 @@ def predict(finished: Sequence[Finished], curve: Curve) -> Prediction | None:
     u, v = (x - x.mean()) / width, (y - y.mean()) / spread
     slope = max(0.0, float(u @ v) / (n + _SHRINKAGE))
     place = (at - x.mean()) / width
-    residual = (2 + n - slope * float(u @ v)) / (n + 1)
+    residual = (1 + n - slope * float(u @ v)) / n
     scale = math.sqrt(residual * (1 + 1 / n + place**2 / (n + _SHRINKAGE)))
-    return Prediction(float(y.mean() + spread * slope * place), float(spread * scale), n + 1.0)
+    return Prediction(float(y.mean() + spread * slope * place), float(spread * scale), float(n))
 
 
-def unlikely_to_win(finished: Sequence[Finished], curve: Curve, incumbent: float, level: float) -> bool:
-    """Whether the curve has cut the chance of beating the incumbent to less than `level` of what it was without it.
+def unlikely_to_win(finished: Sequence[Finished], curve: Curve, level: float) -> bool:
+    """Whether the curve has cut the chance of beating all finished trials to less than `level` of what it was without.
 
-    The chance itself would not do: of many trials hardly any beats the incumbent, whatever its curve.
+    The chance itself would not do: of many trials hardly any becomes the best, whatever its curve.
     A trial that is no worse than the best finished ones were at the same age is never unlikely to win.
 
     Args:
         finished: trials of the same length.
         curve: at least one value.
-        incumbent: objective to be beaten.
         level: between 0 and 1.
     """
     prediction = predict(finished, curve)
@@ -103,8 +104,22 @@ def unlikely_to_win(finished: Sequence[Finished], curve: Curve, incumbent: float
         return False
     y = np.array([trial.objective for trial in finished])
     n = len(y)
-    before = Prediction(float(y.mean()), float(y.std()) * math.sqrt((2 + n) / (n + 1) * (1 + 1 / n)), n + 1.0)
-    return prediction.chance_above(incumbent) < level * before.chance_above(incumbent)
+    before = Prediction(float(y.mean()), float(y.std()) * (1 + 1 / n), float(n))
+    best = float(y.max())
+    return prediction.chance_above(best) < level * before.chance_above(best)
+
+
+def is_foretold(finished: Sequence[Finished], curve: Curve, share: float) -> bool:
+    """Whether the curve leaves less than `share` of the variance of the finished trials' objectives open.
+
+    Args:
+        finished: trials of the same length.
+        curve: at least one value.
+        share: between 0 and 1.
+    """
+    prediction = predict(finished, curve)
+    spread = np.std([trial.objective for trial in finished])
+    return prediction is not None and prediction.scale**2 < share * float(spread) ** 2
 
 
 def below_median(finished: Sequence[Finished], curve: Curve) -> bool:
@@ -116,36 +131,34 @@ class EarlyStopping:
     """Follows the curves of a search and says which trial need not go on.
 
     Args:
-        rule: `curve` (`unlikely_to_win`), `median` (`below_median`), or `none`, which stops nothing.
+        rule: `curve` (`unlikely_to_win`), `median` (`below_median`), `foretold` (`is_foretold`, or unlikely to win), or
+            `none`, which stops nothing.
         objective: name in `OBJECTIVES`.
-        incumbent: gives the objective of the design that would be recommended now; where it is None, or gives None, it
-            is the best finished trial's.
         min_finished: finished trials before any is stopped.
         min_epochs: evaluations of a trial before it may be stopped.
-        level: of the rule `curve`.
+        level: of `unlikely_to_win`.
+        share: of `is_foretold`.
     """
 
     def __init__(
         self,
-        rule: Literal["none", "curve", "median"],
+        rule: Rule,
         objective: str,
-        incumbent: Callable[[], float | None] | None = None,
         *,
         min_finished: int = 6,
         min_epochs: int = 1,
         level: float = 0.1,
+        share: float = 0.2,
     ) -> None:
-        self._rule, self._objective, self._incumbent = rule, objective, incumbent
+        self._rule, self._objective = rule, objective
         self._min_finished, self._min_epochs, self._level = min_finished, min_epochs, level
+        self._share = share
         self._finished: list[Finished] = []
         self._curves: dict[str, dict[float, float]] = {}
-        self._to_beat: float | None = None
-        """The incumbent's objective; None when it has to be asked for again."""
 
     def ended(self, trial: Trial) -> None:
         """Learn from a trial's result: finished ones tell how curves go on."""
         self._curves.pop(trial.spec.id, None)
-        self._to_beat = None
         value = trial.search_value(self._objective)
         if trial.result is not None and value is not None and math.isfinite(value) and trial.result.curve:
             curve = [row[self._objective] for row in trial.result.curve if self._objective in row]
@@ -183,10 +196,9 @@ class EarlyStopping:
     def _loses(self, curve: Curve) -> bool:
         if self._rule == "median":
             return below_median(self._finished, curve)
-        if self._to_beat is None:
-            known = self._incumbent() if self._incumbent else None
-            self._to_beat = max(trial.objective for trial in self._finished) if known is None else known
-        return unlikely_to_win(self._finished, curve, self._to_beat, self._level)
+        if self._rule == "foretold" and is_foretold(self._finished, curve, self._share):
+            return True
+        return unlikely_to_win(self._finished, curve, self._level)
 
 
 def _starts(finished: Sequence[Finished], epochs: int) -> NDArray[np.float64]:

@@ -61,10 +61,10 @@ def runs(config: StudyConfig, at: Point, names: Sequence[str]) -> list[tuple[Poi
 
 
 def best(study: Study, trials: Iterable[Trial]) -> Point | None:
-    """The point with the highest mean over its finished trials, the first of equals; None if no trial finished."""
+    """The point with the highest mean over its trials, the first of equals; None if no trial came to a value."""
     values: dict[Point, dict[str, float]] = defaultdict(dict)
     for trial in trials:
-        value = trial.search_value(study.config.search.objective)
+        value, _ = trial.estimate(study.config.search.objective)
         if value is not None and math.isfinite(value):
             values[trial.spec.point][trial.spec.id] = value
     return max(values, key=lambda point: statistics.fmean(values[point].values()), default=None)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
-from darec_search.stopping import Finished, below_median, predict, unlikely_to_win
+from darec_search.stopping import Finished, below_median, is_foretold, predict, unlikely_to_win
 
 EPOCHS = 5
 RISE = 1 - 0.5 ** np.arange(1, EPOCHS + 1)
@@ -36,8 +35,7 @@ def best_of(trials: list[Finished]) -> float:
 def test_the_one_that_is_ahead_is_never_stopped(n, seed, noise, epochs):
     trials = finished(n, seed, noise)
     ahead = [max(trial.curve[epoch] for trial in trials) for epoch in range(epochs)]
-    for incumbent in (best_of(trials), 10 * best_of(trials)):
-        assert not unlikely_to_win(trials, ahead, incumbent, level=0.5)
+    assert not unlikely_to_win(trials, ahead, level=0.5)
     assert not below_median(trials, ahead)
 
 
@@ -45,18 +43,30 @@ def test_the_one_that_is_ahead_is_never_stopped(n, seed, noise, epochs):
 def test_a_clearly_lost_curve_is_stopped(epochs):
     trials = finished(8)
     lost = rising(6, np.random.default_rng(1))[:epochs]
-    assert unlikely_to_win(trials, lost, best_of(trials), level=0.1)
+    assert unlikely_to_win(trials, lost, level=0.1)
     assert below_median(trials, lost)
 
 
 def test_curves_that_foretell_nothing_stop_nothing():
-    """However high the incumbent stands: a chance that is small for every trial says nothing of this one."""
+    """A chance of becoming the best that is small for every trial says nothing of this one."""
     rng = np.random.default_rng(3)
     stopped = 0
-    for _ in range(200):
-        trials = [Finished(list(rng.normal(size=3)), float(rng.normal())) for _ in range(30)]
-        stopped += unlikely_to_win(trials, list(rng.normal(size=1)), best_of(trials), level=0.1)
-    assert stopped <= 4
+    for search in range(200):
+        trials = [Finished(list(rng.normal(size=3)), float(rng.normal())) for _ in range(6 + search % 25)]
+        curve = list(rng.normal(size=1))
+        stopped += unlikely_to_win(trials, curve, level=0.1) or is_foretold(trials, curve, share=0.2)
+    assert stopped <= 6
+
+
+def test_the_end_is_foretold_as_soon_as_enough_curves_show_how_it_follows_from_the_start():
+    assert not is_foretold(finished(4), [5.0], share=0.2)
+    assert is_foretold(finished(12, noise=0.03), [5.0], share=0.2)
+    assert not is_foretold(finished(12, noise=2.0), [5.0], share=0.2)
+
+
+def test_what_lies_far_from_all_that_has_finished_is_not_foretold():
+    assert not is_foretold(finished(12, noise=0.03), [12.0], share=0.2)
+    assert not is_foretold(finished(12, noise=0.03), [1.0], share=0.2)
 
 
 @given(
@@ -86,10 +96,11 @@ def test_the_prediction_agrees_with_the_integral_over_slope_and_noise():
     x, y = np.array([t.curve[0] for t in trials]), np.array([t.objective for t in trials])
     u, v, n = (x - x.mean()) / x.std(), (y - y.mean()) / y.std(), len(trials)
     rng = np.random.default_rng(0)
-    variance = stats.invgamma(1 - 0.5, scale=1).rvs(400_000, random_state=rng)  # half a degree less: the mean's own
-    slope = rng.normal(size=len(variance)) * np.sqrt(variance / 2)
+    # The prior less the half degree that the mean costs is flat in log σ², up to its scale.
+    variance = np.exp(rng.uniform(np.log(0.02), np.log(50), 400_000))
+    slope = rng.normal(size=len(variance)) * np.sqrt(variance / 0.5)
     squares = np.sum((v - slope[:, None] * u) ** 2, axis=1)
-    log_weight = -n / 2 * np.log(variance) - squares / (2 * variance)
+    log_weight = -n / 2 * np.log(variance) - (squares + 1) / (2 * variance)
     weight = np.exp(log_weight - log_weight.max())
     place = (at[0] - x.mean()) / x.std()
     mean = np.average(slope * place, weights=weight)
@@ -121,7 +132,7 @@ def test_the_forecast_is_honest():
 )
 def test_without_anything_to_compare_nothing_is_foretold_or_stopped(trials):
     assert predict(trials, [0.0]) is None
-    assert not unlikely_to_win(trials, [0.0], 5.0, level=0.5)
+    assert not unlikely_to_win(trials, [0.0], level=0.5)
 
 
 def test_a_finished_curve_that_patience_cut_short_counts_with_what_it_reached():
