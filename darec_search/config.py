@@ -183,12 +183,33 @@ class TrackingConfig(Section):
 class PromotionConfig(Section):
     """From the search's best points to a model."""
 
-    candidates: Positive = Field(3, description="Best designs of the search that are tested again.")
-    repeats: Positive = Field(2, description="Fresh seeds per candidate and fixed arm.")
+    candidates: Positive = Field(
+        3,
+        description="Designs of the search that are tested again: in turn what the sampler recommends and what scored "
+        "best.",
+    )
+    arms: tuple[str, ...] = Field(
+        (), description="Further architectures that are tested again, such as `SPS-PPS`, at the best candidate's λ."
+    )
+    repeats: Positive = Field(2, description="Fresh seeds per arm on average, where `budget` does not say it.")
+    budget: Positive | None = Field(
+        None,
+        description="Re-test trainings at most; each arm gets one in any case. `repeats` for each arm when absent. Bad "
+        "arms get few, good ones many.",
+    )
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(
+        0.9, description="The re-tests end early once an arm is the best with this probability."
+    )
     epochs: Positive | None = Field(None, description="Epochs of the final run; those of `optimization` if absent.")
     num_workers: Positive = Field(1, description="Ray Train workers of the final run.")
     cpus_per_worker: Annotated[float, Field(gt=0)] = Field(1, description="CPUs of each.")
     gpus_per_worker: Annotated[float, Field(ge=0)] = Field(0, description="GPUs of each.")
+
+    @property
+    def most_retests(self) -> int:
+        """Re-test trainings at most, with three fixed arms and none that a caller brings."""
+        arms = self.candidates + len(self.arms) + 3
+        return max(arms, self.budget or self.repeats * arms)
 
 
 class StudyConfig(Section):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from darec_search import planning, promotion, runners
+from darec_search import final_models, planning, promotion, runners
 from darec_search.config import StudyConfig
 from darec_search.controller import search, search_fidelity
 from darec_search.export import export
@@ -153,14 +153,13 @@ def _finish(study: Study, observer: Observer, look: Callable[[Runner, OnEvent], 
 
 
 def _promote(study: Study, runner: Runner, observer: Observer, on_event: OnEvent) -> Promotion:
-    arms = promotion.candidates(study).values()
-    fidelity = search_fidelity(study)
-    done = _done(study, lambda spec: spec.stage == "retest" and spec.fidelity == fidelity and spec.point in arms)
-    observer.stage("re-test with fresh seeds", len(arms) * study.config.promotion.repeats, done)
+    standing = promotion.standing(study)
+    tested = {spec.id for spec in standing.done}
+    observer.stage("re-test with fresh seeds", standing.runs, _done(study, lambda spec: spec.id in tested))
     decision = promotion.retest(study, runner, on_event)
-    full = {spec.id for spec in promotion.fixed_arm_specs(study, decision)}
+    full = {spec.id for spec in final_models.fixed_arm_specs(study, decision)}
     observer.stage("fixed arms on all users", len(full), _done(study, lambda spec: spec.id in full))
-    promotion.train_fixed_arms(study, decision, runner, on_event)
+    final_models.train_fixed_arms(study, decision, runner, on_event)
     return decision
 
 
@@ -172,6 +171,6 @@ def _done(study: Study, wanted: Callable[[TrialSpec], bool]) -> list[RunResult]:
 def _train_and_test(study: Study, decision: Promotion, observer: Observer) -> list[dict[str, Any]]:
     # The lanes are closed by now: the final run needs what they held.
     observer.stage(f"final run on all users, {study.config.promotion.num_workers} worker(s)")
-    promotion.train_winner(study, decision)
+    final_models.train_winner(study, decision)
     observer.stage("test split")
-    return promotion.open_test_split(study, decision)
+    return final_models.open_test_split(study, decision)

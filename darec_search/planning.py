@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darec_search import samplers, warm_start, weights
+from darec_search.arms import parse_arms
 from darec_search.config import PrepareConfig, StudyConfig
 from darec_search.findings import Findings
 from darec_search.runners.cluster import check_address
@@ -106,6 +107,7 @@ def inspect(config: StudyConfig, dataset: Dataset | None, found: Findings) -> in
             Architecture.parse(config.search.fixed_architecture, layers)
         except ValueError as error:
             found.problems.append(f"search.fixed_architecture: {error}")
+        found.collect(lambda: parse_arms(config.promotion.arms, layers))
     space = SearchSpace(
         layers or 1, weights=config.search.weights.searched() if config.search.strategy == "joint" else {}
     )
@@ -142,7 +144,7 @@ def size(config: StudyConfig, dataset: Dataset, layers: int) -> Plan:
         weight_trials=for_weights,
         search_trials=config.search.trials,
         weights_again_trials=for_weights if config.search.weights_again else 0,
-        retests=(config.promotion.candidates + 2) * config.promotion.repeats,
+        retests=config.promotion.most_retests,
         full_runs=3,
         search_users=max(1, round(config.data.search_fraction * dataset.n_users)),
         users=dataset.n_users,

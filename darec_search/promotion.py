@@ -1,66 +1,60 @@
-"""From the search's best points to one model.
+"""From the search's best points to one winner, which the re-tests have not flattered.
 
-1. The best few designs of the search and the two fixed arms are trained again on the search data with fresh seeds: the
-   best of many noisy trials is often luck, so search-time scores do not count in the choice.
-2. The highest mean wins; a fixed arm wins ties.
-3. The winner and the fixed arms are trained on all users.
-4. The test split is opened once, for all of them and the two references without training.
+All arms (`arms.py`) are trained again on the search data with fresh seeds, the same for all; the worse half is dropped,
+and so on (`winner.race`). The best of many noisy trials is often luck, so the search's scores do not count in the
+choice; nor does the best re-test count for what it seems to be: what is stated comes from a posterior that knows how
+many arms there were and how far seeds and users blur them (docs/winner.md).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
-import shutil
 import statistics
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import Field, ValidationError
-from torch import Tensor
+from pydantic import Field
 
-from darec_search.asking import Proposing
-from darec_search.controller import search_fidelity
+from darec_search.arms import Competition, Competitor, PromotionFailed, competition
+from darec_search.retested import Retested
 from darec_search.runners.base import DoneEvent, Event, Runner
-from darec_search.runners.final import run_final
 from darec_search.space import Point
-from darec_search.study import Study, Trial
-from darec_search.trial import SEARCH_STAGES, Fidelity, TrialSpec, make_spec
-from trainer.architecture import FIXED_ARMS, Architecture
-from trainer.baselines import REFERENCES, reference_ranks
-from trainer.config import RunConfig, Section
-from trainer.data.dataset import Dataset
-from trainer.inference import default_device, restore
-from trainer.metrics import paired_p_value, per_user_metrics, ranking_metrics
-from trainer.training.model_file import load_model
-from trainer.training.result import RunResult, write_atomic
-from trainer.training.warm import Warm
+from darec_search.study import Study
+from darec_search.trial import TrialSpec
+from darec_search.winner import LEVEL, TIE, Belief, Race, after_ties, race
+from trainer.architecture import Architecture
+from trainer.config import Section
+from trainer.training.result import write_atomic
 
-RULE = "highest mean validation MRR over fresh seeds on the search data; a fixed arm wins ties"
-_FRESH_SEEDS = 1000
-"""Distance of the re-tests' seeds from those of the search."""
-_OPENINGS = "test_opened.json"
+RULE = (
+    "highest expected validation MRR by all re-tests with fresh seeds on the search data; a fixed arm that is at least "
+    f"as good with a probability of {TIE:.2f} ties, and wins"
+)
 
 logger = logging.getLogger(__name__)
 OnEvent = Callable[[Event], None]
 
 
-class PromotionFailed(RuntimeError):  # noqa: N818 - reads as what it is where it is raised
-    """There is nothing to promote, such as when no trial finished."""
+class Value(Section):
+    """What an arm is worth."""
+
+    mean: float = Field(description="Expected validation MRR over seeds and users.")
+    low: float = Field(description="Lower end of its 90 % interval.")
+    high: float = Field(description="Upper end.")
+
+
+class Overstatement(Section):
+    """By how much scores of the search lay above what the re-tests say."""
+
+    winner: float | None = Field(description="Of the winner; None if the search did not try it.")
+    luckiest: float | None = Field(description="Of the best score of the search; None if that design has no re-test.")
 
 
 class Candidate(Section):
     """One arm of the re-test."""
 
-    arm: str = Field(description="best-1, best-2, …, serial, parallel.")
+    arm: str = Field(description="best-1, best-2, …, serial, parallel, darec_base, given-1, …")
     bits: tuple[int, ...]
     weights: dict[str, float]
     trials: list[str] = Field(description="Ids of its re-tests.")
@@ -68,6 +62,8 @@ class Candidate(Section):
     mean: float | None = Field(description="Mean of `values`.")
     stderr: float | None = Field(description="Standard error of the mean; None for a single value.")
     search_value: float | None = Field(description="Mean validation MRR during the search, where it was tried.")
+    estimate: float | None = Field(None, description="Expected validation MRR; the choice is by this.")
+    interval: tuple[float, float] | None = Field(None, description="90 % interval of it, over seeds and users.")
 
 
 class Promotion(Section):
@@ -77,6 +73,17 @@ class Promotion(Section):
     candidates: list[Candidate]
     winner: str
     reason: str
+    value: Value | None = Field(None, description="What the winner is worth on the search data.")
+    confidence: float | None = Field(None, description="Probability that the winner is the best of all arms.")
+    clear: bool | None = Field(None, description="Whether some arm reached `promotion.confidence`.")
+    as_good: dict[str, float] = Field(
+        default_factory=dict, description="Probability that a fixed arm is at least as good as the winner, by name."
+    )
+    overstatement: Overstatement | None = Field(None, description="How much the search's scores promised too much.")
+    spent: int | None = Field(None, description="Re-test trainings.")
+    users: int | None = Field(
+        None, description="Users whose being a sample the intervals count in; None if only seeds are."
+    )
 
     @property
     def best(self) -> Candidate:
@@ -85,236 +92,56 @@ class Promotion(Section):
 
 
 @dataclass(frozen=True)
-class _Full:
-    """A model trained on all users."""
+class Standing:
+    """How far a promotion has come."""
 
-    config: RunConfig
-    file: Path
+    race: Race
+    runs: int
+    """Re-tests in all: at most, or in fact when it is over."""
+    done: list[TrialSpec]
+    """Those that have ended."""
 
 
-def candidates(study: Study) -> dict[str, Point]:
-    """Arms of the re-test by name: the sampler's recommendation, the designs of best mean value, then the fixed arms.
-
-    The recommendation leads, because the luckiest of many noisy trials is seldom the best; its weights are the fixed
-    arms' too. The others follow what was observed, in case the sampler's model is wrong.
+def standing(study: Study, brought: Mapping[str, Point] | None = None) -> Standing:
+    """How far the re-tests of a study have come; decides the arms if nobody has yet.
 
     Raises:
-        PromotionFailed: if no trial of the search finished.
+        PromotionFailed, BadInput: as `competition`.
     """
-    values = search_values(study, study.config.search.objective)
-    if not values:
-        failed = [trial.result.reason for trial in study.trials() if trial.result and trial.result.reason]
-        raise PromotionFailed(f"no trial of the search finished{': ' + failed[-1] if failed else ''}")
-    ranked = sorted(values, key=lambda point: -values[point])
-    recommended = _recommended(study) or ranked[0]
-    best = [recommended, *(point for point in ranked if point != recommended)][: study.config.promotion.candidates]
-    arms = {f"best-{place}": point for place, point in enumerate(best, 1)}
-    for kind in FIXED_ARMS:
-        point = Point(Architecture.uniform(study.space.layers, kind).bits, best[0].weights)
-        # A fixed arm that the search found by itself keeps its own name.
-        arms = {arm: other for arm, other in arms.items() if other != point}
-        arms[kind] = point
-    return arms
+    field = competition(study, brought)
+    tested = Retested(study, field)
+    state = _race(study, field, tested)
+    asked = [key for key in state.asked if key not in state.wanted]
+    return Standing(state, field.budget(study) if state.wanted else state.spent, [tested.spec(*key) for key in asked])
 
 
-def _recommended(study: Study) -> Point | None:
-    """What a sampler of bits and λ recommends that knows all trials of the search as the search's own samplers do.
+def retest(study: Study, runner: Runner, on_event: OnEvent, brought: Mapping[str, Point] | None = None) -> Promotion:
+    """Test the arms again and choose; writes `promotion.json`. Resumable: finished re-tests are not repeated.
 
-    None if none of their designs, as the config has them now, has a value.
-    """
-    whole = Proposing(study, "joint", study.space, {}, search_fidelity(study))
-    sampler = whole.told(trial for trial in _search_trials(study) if trial.spec.point in study.space)
-    return sampler.best() if sampler.history.observations else None
-
-
-def search_values(study: Study, objective: str) -> dict[Point, float]:
-    """Mean value by an objective of every point that the search finished at its own fidelity."""
-    values: dict[Point, list[float]] = defaultdict(list)
-    for trial in _search_trials(study):
-        value = trial.search_value(objective)
-        if value is not None and math.isfinite(value):
-            values[trial.spec.point].append(value)
-    return {point: statistics.fmean(found) for point, found in values.items()}
-
-
-def _search_trials(study: Study) -> list[Trial]:
-    """Every trial of the search at its own fidelity, whatever part of it asked, by number."""
-    fidelity = search_fidelity(study)
-    return [trial for trial in study.trials() if trial.spec.stage in SEARCH_STAGES and trial.spec.fidelity == fidelity]
-
-
-def retest(study: Study, runner: Runner, on_event: OnEvent) -> Promotion:
-    """Test the candidates again and choose; writes `promotion.json`. Resumable: finished re-tests are not repeated.
+    Args:
+        study: its search is over.
+        runner: runs the re-tests.
+        on_event: called with every row and result as it comes.
+        brought: further arms by name, such as a reigning champion; of no effect on a promotion that has begun.
 
     Raises:
         PromotionFailed: if no trial of the search, or no re-test, finished.
+        BadInput: if an arm does not fit the model.
     """
-    arms = candidates(study)
-    fidelity = search_fidelity(study)
-    seeds = [study.config.seed + _FRESH_SEEDS + repeat for repeat in range(study.config.promotion.repeats)]
-    specs = {arm: [_request(study, point, seed, fidelity, arm) for seed in seeds] for arm, point in arms.items()}
-    # Seed by seed, so that an interrupted re-test has compared all arms equally.
-    _run(study, runner, [specs[arm][place] for place in range(len(seeds)) for arm in arms], on_event)
-    found = search_values(study, "mrr")
-    promotion = _decide([_candidate(study, arm, point, specs[arm], found.get(point)) for arm, point in arms.items()])
+    field = competition(study, brought)
+    tested = Retested(study, field)
+    while (state := _race(study, field, tested)).wanted:
+        first = next_number(study)
+        specs = [tested.spec(*key, number) for number, key in enumerate(state.wanted, first)]
+        run_missing(study, runner, [study.request(spec).spec for spec in specs], on_event)
+    promotion = _decide(field, tested, state)
     write_atomic(study.folder / "promotion.json", promotion.model_dump_json(indent=2))
     logger.info("%s", promotion.reason)
     return promotion
 
 
-def train_fixed_arms(study: Study, promotion: Promotion, runner: Runner, on_event: OnEvent) -> None:
-    """Train the fixed arms that did not win on all users, side by side on the runner; their models are kept."""
-    specs = fixed_arm_specs(study, promotion)
-    for spec in specs:
-        study.request(spec)
-    _run(study, runner, specs, on_event)
-    for spec in specs:
-        result = study.trial(spec.id).result
-        if result is not None and result.status != "finished":
-            logger.warning(
-                "the fixed arm %s has no place in the final table: its run on all users ended as %s (%s)",
-                spec.arm, result.status, result.reason,
-            )  # fmt: skip
-
-
-def train_winner(study: Study, promotion: Promotion) -> RunResult:
-    """Train the winner on all users with `promotion.num_workers` Ray Train workers; the model goes to `final/`.
-
-    A finished final run is not repeated.
-
-    Raises:
-        PromotionFailed: if the run did not finish.
-    """
-    folder = study.folder / "final"
-    config = _winner_config(study, promotion)
-    if not _same_run(folder / "run.json", config):
-        # Neither the model nor the checkpoint of another winner may be taken for this one's: their tensors would fit.
-        shutil.rmtree(folder, ignore_errors=True)
-    done = study.final_result()
-    if done is not None and done.status == "finished" and (folder / "model.safetensors").exists():
-        return done
-    for stale in ("result.json", "model.safetensors"):
-        (folder / stale).unlink(missing_ok=True)
-    write_atomic(folder / "run.json", config.model_dump_json(indent=2))
-    result = run_final(study.config, config, folder)
-    if result.status != "finished":
-        raise PromotionFailed(f"the final run ended as {result.status}: {result.reason}; run again to try it once more")
-    return result
-
-
-def open_test_split(study: Study, promotion: Promotion) -> list[dict[str, Any]]:
-    """Open the test split once and compare all models on it; writes `final/metrics.json` and `comparison.json`.
-
-    A comparison of these very models is not repeated. Every opening is recorded in `test_opened.json`.
-
-    Returns:
-        Rows of the final table: name, MRR, Recall@10, NDCG@10, and where it is not the winner's row the two-sided
-        p-value of a paired t-test of reciprocal ranks against the winner.
-    """
-    folder = study.folder / "final"
-    models = _models(study, promotion)
-    compared = {name: hashlib.sha256(model.file.read_bytes()).hexdigest() for name, model in models.items()}
-    openings = split_openings(study)
-    if openings and openings[-1]["models"] == compared and (folder / "comparison.json").exists():
-        rows: list[dict[str, Any]] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-        return rows
-    for stale in ("comparison.json", "metrics.json"):
-        (folder / stale).unlink(missing_ok=True)
-    dataset = study.dataset()
-    opening = {"time": time.time(), "reason": "final comparison", "fingerprint": dataset.fingerprint}
-    write_atomic(study.folder / _OPENINGS, json.dumps([*openings, {**opening, "models": compared}], indent=2))
-    ranks = _test_ranks(models, dataset)
-    winner = per_user_metrics(ranks["winner"])["mrr"]
-    table = [_row(name, found, winner, promotion) for name, found in ranks.items()]
-    columns = {"user": dataset.user_ids, **{name: found.numpy() for name, found in ranks.items()}}
-    pq.write_table(pa.table(columns), folder / "ranks.parquet")
-    metrics = {"split": "test", "users": dataset.n_users, **ranking_metrics(ranks["winner"])}
-    write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))
-    write_atomic(folder / "comparison.json", json.dumps(table, indent=2))
-    return table
-
-
-def split_openings(study: Study) -> list[dict[str, Any]]:
-    """When and for which models (SHA-256 of their files) this study has opened the test split, oldest first."""
-    file = study.folder / _OPENINGS
-    openings: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    return openings
-
-
-def _models(study: Study, promotion: Promotion) -> dict[str, _Full]:
-    """The winner's model and those of the fixed arms that lost to it, by name."""
-    models = {"winner": _Full(_winner_config(study, promotion), study.folder / "final" / "model.safetensors")}
-    for spec in fixed_arm_specs(study, promotion):
-        file = study.trial_folder(spec.id) / "model.safetensors"
-        if spec.arm and file.exists():
-            models[spec.arm] = _Full(study.run_config(spec), file)
-    return models
-
-
-def _test_ranks(models: Mapping[str, _Full], dataset: Dataset) -> dict[str, Tensor]:
-    """[users] test ranks by name: winner, the fixed arms, the references."""
-    warm, device = Warm(), default_device()
-    ranks = {
-        name: restore(full.config, load_model(full.file), warm, device).ranks(dataset, "test", known_users=True)
-        for name, full in models.items()
-    }
-    for name, reference in REFERENCES.items():
-        ranks[name] = reference_ranks(reference.fit(dataset), dataset, "test")
-    return ranks
-
-
-def _row(name: str, ranks: Tensor, winner: Tensor, promotion: Promotion) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": name, **ranking_metrics(ranks)}
-    if name == "winner":
-        return {**row, "note": f"{promotion.winner}, {Architecture(promotion.best.bits).text}"}
-    p_value = paired_p_value(winner, per_user_metrics(ranks)["mrr"])
-    note = "all users, one worker" if name in FIXED_ARMS else "no training"
-    return {**row, "p_value": p_value, "note": note}
-
-
-def _decide(tested: list[Candidate]) -> Promotion:
-    finished = [candidate for candidate in tested if candidate.mean is not None]
-    if not finished:
-        raise PromotionFailed("no re-test finished; see the reasons in trials/*/result.json and run again")
-    winner = max(finished, key=lambda c: (c.mean or 0.0, c.arm in FIXED_ARMS))
-    return Promotion(rule=RULE, candidates=tested, winner=winner.arm, reason=_reason(winner, finished))
-
-
-def _reason(winner: Candidate, finished: Sequence[Candidate]) -> str:
-    architecture = Architecture(winner.bits).text
-    text = f"{winner.arm} ({architecture}) has the highest mean validation MRR, {winner.mean:.4f}, over "
-    text += f"{len(winner.values)} fresh seeds"
-    fixed = [candidate for candidate in finished if candidate.arm in FIXED_ARMS and candidate.arm != winner.arm]
-    if fixed:
-        text += "; " + ", ".join(f"{candidate.arm} has {candidate.mean:.4f}" for candidate in fixed)
-    if winner.search_value is not None and winner.mean is not None:
-        text += f"; during the search it scored {winner.search_value:.4f}"
-    return text
-
-
-def _candidate(
-    study: Study, arm: str, point: Point, specs: Iterable[TrialSpec], search_value: float | None
-) -> Candidate:
-    trials = [study.trial(spec.id) for spec in specs]
-    values = [trial.objective for trial in trials if trial.objective is not None]
-    return Candidate(
-        arm=arm,
-        bits=point.bits,
-        weights=dict(point.weights),
-        trials=[trial.spec.id for trial in trials],
-        values=values,
-        mean=statistics.fmean(values) if values else None,
-        stderr=statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
-        search_value=search_value,
-    )
-
-
-def _request(study: Study, point: Point, seed: int, fidelity: Fidelity, arm: str) -> TrialSpec:
-    return study.request(make_spec(study.id, _next_number(study), "retest", point, seed, fidelity, arm)).spec
-
-
-def _run(study: Study, runner: Runner, specs: Iterable[TrialSpec], on_event: OnEvent) -> None:
-    """Run the trials that have no result yet."""
+def run_missing(study: Study, runner: Runner, specs: Iterable[TrialSpec], on_event: OnEvent) -> None:
+    """Run the requested trials that have no result yet."""
     waiting = {spec.id: spec for spec in specs if study.trial(spec.id).result is None}
     for spec in waiting.values():
         runner.submit(spec)
@@ -325,41 +152,92 @@ def _run(study: Study, runner: Runner, specs: Iterable[TrialSpec], on_event: OnE
                 waiting.pop(event.trial_id, None)
 
 
-def _next_number(study: Study) -> int:
+def next_number(study: Study) -> int:
+    """The number of the next trial."""
     return max((trial.spec.number for trial in study.trials()), default=-1) + 1
 
 
-def fixed_arm_specs(study: Study, promotion: Promotion) -> list[TrialSpec]:
-    """The runs on all users of the fixed arms that did not win."""
-    arms = [c for kind in FIXED_ARMS for c in promotion.candidates if c.arm == kind != promotion.winner]
-    fidelity, first = _full_fidelity(study), _next_number(study)
-    return [
-        make_spec(study.id, number, "full", Point(c.bits, c.weights), study.config.seed, fidelity, c.arm)
-        for number, c in enumerate(arms, first)
-    ]
-
-
-def _full_fidelity(study: Study) -> Fidelity:
-    config = study.config
-    return Fidelity(users_fraction=1.0, epochs=config.promotion.epochs or config.optimization.epochs)
-
-
-def _winner_config(study: Study, promotion: Promotion) -> RunConfig:
-    fidelity = _full_fidelity(study)
-    return study.config.run_config(
-        Architecture(promotion.best.bits).text,
-        promotion.best.weights,
-        study.config.seed,
-        users_fraction=fidelity.users_fraction,
-        epochs=fidelity.epochs,
+def _race(study: Study, field: Competition, tested: Retested) -> Race:
+    return race(
+        len(field.arms),
+        tested.results(),
+        budget=field.budget(study),
+        confidence=study.config.promotion.confidence,
+        judge=tested.judge,
     )
 
 
-def _same_run(file: Path, config: RunConfig) -> bool:
-    """Whether a run file asks for the same training; where data and caches lie does not matter."""
-    try:
-        found = RunConfig.model_validate_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
-        return False
-    data = found.data.model_copy(update={"path": config.data.path})
-    return found.model_copy(update={"data": data, "cache": config.cache}) == config
+def _decide(field: Competition, tested: Retested, state: Race) -> Promotion:
+    belief = state.belief
+    if belief is None:
+        raise PromotionFailed("no re-test finished; see the reasons in trials/*/result.json and run again")
+    column = {field.arms[number].arm: place for place, number in enumerate(belief.arms)}
+    candidates = [_candidate(one, number, tested, belief) for number, one in enumerate(field.arms)]
+    by_arm = {candidate.arm: candidate for candidate in candidates}
+    leader, winner = (field.arms[number].arm for number in (belief.leader, after_ties(belief, field.fixed)))
+    rivals = [field.arms[number].arm for number in field.fixed if number in belief.arms]
+    low, high = belief.interval(column[winner])
+    promotion = Promotion(
+        rule=RULE,
+        candidates=candidates,
+        winner=winner,
+        reason="",
+        value=Value(mean=float(belief.means[column[winner]]), low=low, high=high),
+        confidence=belief.best_of([column[winner], *(place for arm, place in column.items() if arm != winner)]),
+        clear=state.clear,
+        as_good={arm: belief.at_least(column[arm], column[winner]) for arm in rivals if arm != winner},
+        overstatement=Overstatement(
+            winner=_overstated(by_arm[winner]),
+            luckiest=_overstated(by_arm[field.luckiest]) if field.luckiest else None,
+        ),
+        spent=state.spent,
+        users=belief.users,
+    )
+    tied = (leader, belief.at_least(column[winner], column[leader])) if winner != leader else None
+    return promotion.model_copy(update={"reason": _reason(promotion, tied)})
+
+
+def _overstated(candidate: Candidate) -> float | None:
+    if candidate.search_value is None or candidate.estimate is None:
+        return None
+    return candidate.search_value - candidate.estimate
+
+
+def _reason(promotion: Promotion, tied: tuple[str, float] | None) -> str:
+    """In words; `tied` is the arm that the winner ties with, and the probability to be at least as good."""
+    best, value = promotion.best, promotion.value
+    assert value is not None
+    assert promotion.confidence is not None
+    text = f"{best.arm} ({Architecture(best.bits).text}) is worth a validation MRR of {value.mean:.4f} "
+    text += f"({LEVEL:.0%}: {value.low:.4f} to {value.high:.4f}) after {promotion.spent} re-tests with fresh seeds"
+    if tied is not None:
+        text += f"; it is at least as good as {tied[0]} with a probability of {tied[1]:.2f}, and a fixed arm wins ties"
+    else:
+        text += f"; it is the best of all {len(promotion.candidates)} arms with a probability of "
+        text += f"{promotion.confidence:.2f}"
+    if promotion.as_good:
+        chances = ", ".join(f"{arm} {chance:.2f}" for arm, chance in promotion.as_good.items())
+        text += f"; that a fixed arm is at least as good: {chances}"
+    overstated = promotion.overstatement.winner if promotion.overstatement else None
+    if best.search_value is not None and overstated is not None:
+        promised = "too much" if overstated > 0 else "too little"
+        text += f"; its score in the search, {best.search_value:.4f}, was {abs(overstated):.4f} {promised}"
+    return text
+
+
+def _candidate(one: Competitor, number: int, tested: Retested, belief: Belief) -> Candidate:
+    trials = tested.trials(number)
+    values = [trial.objective for trial in trials if trial.objective is not None]
+    column = belief.arms.index(number) if number in belief.arms else None
+    return Candidate(
+        arm=one.arm,
+        bits=one.bits,
+        weights=one.weights,
+        trials=[trial.spec.id for trial in trials],
+        values=values,
+        mean=statistics.fmean(values) if values else None,
+        stderr=statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
+        search_value=one.search_value,
+        estimate=None if column is None else float(belief.means[column]),
+        interval=None if column is None else belief.interval(column),
+    )

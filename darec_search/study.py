@@ -27,6 +27,7 @@ from darec_search.config import StudyConfig, explain, read_yaml
 from darec_search.objective import objective_of
 from darec_search.space import SearchSpace
 from darec_search.trial import Fidelity, TrialSpec
+from darec_search.variants import VARIANTS
 from trainer.architecture import Architecture
 from trainer.config import RunConfig
 from trainer.errors import BadInput
@@ -201,13 +202,14 @@ class Study:
 
     def run_config(self, spec: TrialSpec) -> RunConfig:
         """The training run that a spec asks for."""
-        return self.config.run_config(
+        run = self.config.run_config(
             Architecture(spec.bits).text,
             spec.weights,
             spec.seed,
             users_fraction=spec.fidelity.users_fraction,
             epochs=spec.fidelity.epochs,
         )
+        return VARIANTS[spec.arm](run) if spec.stage == "variant" and spec.arm else run
 
     def _result(self, trial_id: str) -> RunResult | None:
         if trial_id in self._results:
@@ -240,8 +242,8 @@ def check_folder(config: StudyConfig, fingerprint: str, layers: int) -> None:
 
 
 def best_trial(trials: Iterable[Trial], objective: str = "mrr") -> Trial | None:
-    """The finished trial with the highest objective (the luckiest draw, not a recommendation)."""
-    values = [(trial.search_value(objective), trial) for trial in trials]
+    """The finished trial of the searched model with the highest objective (the luckiest, not a recommendation)."""
+    values = [(trial.search_value(objective), trial) for trial in trials if trial.spec.stage != "variant"]
     finished = [(value, -trial.spec.number, trial) for value, trial in values if value is not None]
     return max(finished, key=lambda entry: entry[:2])[2] if finished else None
 
@@ -265,6 +267,11 @@ def trial_fidelity(config: StudyConfig) -> Fidelity:
     return Fidelity(
         users_fraction=config.data.search_fraction, epochs=config.search.epochs or config.optimization.epochs
     )
+
+
+def full_fidelity(config: StudyConfig) -> Fidelity:
+    """How much training the winner and the fixed arms get: all users."""
+    return Fidelity(users_fraction=1.0, epochs=config.promotion.epochs or config.optimization.epochs)
 
 
 def identity(config: StudyConfig, fingerprint: str, layers: int) -> dict[str, Any]:

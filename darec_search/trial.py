@@ -11,9 +11,10 @@ from pydantic import Field
 from darec_search.space import Point
 from trainer.config import Fraction, Positive, Section
 
-Stage = Literal["weights", "architecture", "joint", "retest", "full"]
-"""`weights`, `architecture` and `joint` belong to the search; `retest` and `full` (a fixed arm on all data, whose model
-is kept) to the promotion."""
+Stage = Literal["weights", "architecture", "joint", "retest", "variant", "full", "audit"]
+"""`weights`, `architecture` and `joint` belong to the search; `retest`, `variant` (a re-test of another model than the
+searched one, which its arm names) and `full` (a fixed arm on all data, whose model is kept) to the promotion; `audit`
+is a training on all data that tells whether the search's part of the data does."""
 SEARCH_STAGES: tuple[Stage, ...] = ("weights", "architecture", "joint")
 
 
@@ -27,14 +28,14 @@ class Fidelity(Section):
 class TrialSpec(Section):
     """One trial as `trials/<id>/spec.json` holds it. Build it with `make_spec`."""
 
-    id: str = Field(description="Hash of study, bits, weights, fidelity, seed, and whether the model is kept.")
+    id: str = Field(description="Hash of study, bits, weights, fidelity, seed, variant, and if the model is kept.")
     number: int = Field(ge=0, description="Order of asking, from 0.")
     stage: Stage = Field(description="Which part of the strategy asked for it.")
     bits: tuple[int, ...] = Field(description="3L bits, layer by layer.")
     weights: dict[str, float] = Field(description="Loss weights by name: align, contrastive, collaborative.")
     seed: int = Field(description="Seed of the run.")
     fidelity: Fidelity
-    arm: str | None = Field(None, description="Name of a fixed arm or candidate: serial, parallel, best-1, …")
+    arm: str | None = Field(None, description="Name of a fixed arm or candidate: serial, darec_base, best-1, …")
     told: tuple[str, ...] = Field(
         (), description="Trials whose results the sampler was told between the proposal before this one and this one."
     )
@@ -63,6 +64,8 @@ def make_spec(
     }
     if stage == "full":  # a search trial at full fidelity has the same answer, but left no model
         key["keeps_model"] = True
+    if stage == "variant":
+        key["variant"] = arm
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return TrialSpec(
         id=digest[:12], number=number, stage=stage, bits=point.bits, weights=dict(point.weights), seed=seed,

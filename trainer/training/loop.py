@@ -25,6 +25,7 @@ from trainer.training.feed import to_step_input as to_step_input  # part of this
 from trainer.training.optimizer import apply_step, create_optimizer, set_learning_rate
 from trainer.training.precision import autocast
 from trainer.training.pretrain import pretrain_collaborative
+from trainer.training.ranks import save_ranks
 from trainer.training.result import Row, write_atomic
 from trainer.training.sharding import is_sharded, shard_backbone
 from trainer.training.warm import Materials
@@ -207,6 +208,8 @@ class Training:
         progress.curve.append({**at, **losses, **metrics})
         if metrics["mrr"] > progress.best_metrics.get("mrr", -1.0):
             progress.best_epoch, progress.best_metrics = progress.epoch, metrics
+            if self.workers.rank == 0:
+                save_ranks(self.folder, ranked.ranks, metrics["mrr"])
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.model.trained_state().items()}
 
     def _save(self) -> None:

@@ -1,0 +1,194 @@
+"""From the winner to the final table: models on all users, and the one opening of the test split.
+
+1. The winner and the fixed arms that lost to it are trained on all users.
+2. The test split is opened once, for all of them and the two references without training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+from torch import Tensor
+
+from darec_search.arms import PromotionFailed
+from darec_search.promotion import OnEvent, Promotion, next_number, run_missing
+from darec_search.runners.base import Runner
+from darec_search.runners.final import run_final
+from darec_search.space import Point
+from darec_search.study import Study, full_fidelity
+from darec_search.trial import TrialSpec, make_spec
+from darec_search.variants import VARIANTS
+from trainer.architecture import FIXED_ARMS, Architecture
+from trainer.baselines import REFERENCES, reference_ranks
+from trainer.config import RunConfig
+from trainer.data.dataset import Dataset
+from trainer.inference import default_device, restore
+from trainer.metrics import paired_p_value, per_user_metrics, ranking_metrics
+from trainer.training.model_file import load_model
+from trainer.training.result import RunResult, write_atomic
+from trainer.training.warm import Warm
+
+_OPENINGS = "test_opened.json"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Full:
+    """A model trained on all users."""
+
+    config: RunConfig
+    file: Path
+
+
+def train_fixed_arms(study: Study, promotion: Promotion, runner: Runner, on_event: OnEvent) -> None:
+    """Train the fixed arms that did not win on all users, side by side on the runner; their models are kept."""
+    specs = fixed_arm_specs(study, promotion)
+    for spec in specs:
+        study.request(spec)
+    run_missing(study, runner, specs, on_event)
+    for spec in specs:
+        result = study.trial(spec.id).result
+        if result is not None and result.status != "finished":
+            logger.warning(
+                "the fixed arm %s has no place in the final table: its run on all users ended as %s (%s)",
+                spec.arm, result.status, result.reason,
+            )  # fmt: skip
+
+
+def train_winner(study: Study, promotion: Promotion) -> RunResult:
+    """Train the winner on all users with `promotion.num_workers` Ray Train workers; the model goes to `final/`.
+
+    A finished final run is not repeated.
+
+    Raises:
+        PromotionFailed: if the run did not finish.
+    """
+    folder = study.folder / "final"
+    config = _winner_config(study, promotion)
+    if not _same_run(folder / "run.json", config):
+        # Neither the model nor the checkpoint of another winner may be taken for this one's: their tensors would fit.
+        shutil.rmtree(folder, ignore_errors=True)
+    done = study.final_result()
+    if done is not None and done.status == "finished" and (folder / "model.safetensors").exists():
+        return done
+    for stale in ("result.json", "model.safetensors"):
+        (folder / stale).unlink(missing_ok=True)
+    write_atomic(folder / "run.json", config.model_dump_json(indent=2))
+    result = run_final(study.config, config, folder)
+    if result.status != "finished":
+        raise PromotionFailed(f"the final run ended as {result.status}: {result.reason}; run again to try it once more")
+    return result
+
+
+def open_test_split(study: Study, promotion: Promotion) -> list[dict[str, Any]]:
+    """Open the test split once and compare all models on it; writes `final/metrics.json` and `comparison.json`.
+
+    A comparison of these very models is not repeated. Every opening is recorded in `test_opened.json`.
+
+    Returns:
+        Rows of the final table: name, MRR, Recall@10, NDCG@10, and where it is not the winner's row the two-sided
+        p-value of a paired t-test of reciprocal ranks against the winner.
+    """
+    folder = study.folder / "final"
+    models = _models(study, promotion)
+    compared = {name: hashlib.sha256(model.file.read_bytes()).hexdigest() for name, model in models.items()}
+    openings = split_openings(study)
+    if openings and openings[-1]["models"] == compared and (folder / "comparison.json").exists():
+        rows: list[dict[str, Any]] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+        return rows
+    for stale in ("comparison.json", "metrics.json"):
+        (folder / stale).unlink(missing_ok=True)
+    dataset = study.dataset()
+    opening = {"time": time.time(), "reason": "final comparison", "fingerprint": dataset.fingerprint}
+    write_atomic(study.folder / _OPENINGS, json.dumps([*openings, {**opening, "models": compared}], indent=2))
+    ranks = _test_ranks(models, dataset)
+    winner = per_user_metrics(ranks["winner"])["mrr"]
+    table = [_row(name, found, winner, promotion) for name, found in ranks.items()]
+    columns = {"user": dataset.user_ids, **{name: found.numpy() for name, found in ranks.items()}}
+    pq.write_table(pa.table(columns), folder / "ranks.parquet")
+    metrics = {"split": "test", "users": dataset.n_users, **ranking_metrics(ranks["winner"])}
+    write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))
+    write_atomic(folder / "comparison.json", json.dumps(table, indent=2))
+    return table
+
+
+def split_openings(study: Study) -> list[dict[str, Any]]:
+    """When and for which models (SHA-256 of their files) this study has opened the test split, oldest first."""
+    file = study.folder / _OPENINGS
+    openings: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    return openings
+
+
+def _models(study: Study, promotion: Promotion) -> dict[str, _Full]:
+    """The winner's model and those of the fixed arms that lost to it, by name."""
+    models = {"winner": _Full(_winner_config(study, promotion), study.folder / "final" / "model.safetensors")}
+    for spec in fixed_arm_specs(study, promotion):
+        file = study.trial_folder(spec.id) / "model.safetensors"
+        if spec.arm and file.exists():
+            models[spec.arm] = _Full(study.run_config(spec), file)
+    return models
+
+
+def _test_ranks(models: Mapping[str, _Full], dataset: Dataset) -> dict[str, Tensor]:
+    """[users] test ranks by name: winner, the fixed arms, the references."""
+    warm, device = Warm(), default_device()
+    ranks = {
+        name: restore(full.config, load_model(full.file), warm, device).ranks(dataset, "test", known_users=True)
+        for name, full in models.items()
+    }
+    for name, reference in REFERENCES.items():
+        ranks[name] = reference_ranks(reference.fit(dataset), dataset, "test")
+    return ranks
+
+
+def _row(name: str, ranks: Tensor, winner: Tensor, promotion: Promotion) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": name, **ranking_metrics(ranks)}
+    if name == "winner":
+        return {**row, "note": f"{promotion.winner}, {Architecture(promotion.best.bits).text}"}
+    p_value = paired_p_value(winner, per_user_metrics(ranks)["mrr"])
+    note = "all users, one worker" if name in FIXED_ARMS else "no training"
+    return {**row, "p_value": p_value, "note": note}
+
+
+def fixed_arm_specs(study: Study, promotion: Promotion) -> list[TrialSpec]:
+    """The runs on all users of the fixed arms that did not win."""
+    arms = [c for kind in FIXED_ARMS for c in promotion.candidates if c.arm == kind != promotion.winner]
+    fidelity, first = full_fidelity(study.config), next_number(study)
+    return [
+        make_spec(study.id, number, "full", Point(c.bits, c.weights), study.config.seed, fidelity, c.arm)
+        for number, c in enumerate(arms, first)
+    ]
+
+
+def _winner_config(study: Study, promotion: Promotion) -> RunConfig:
+    fidelity = full_fidelity(study.config)
+    run = study.config.run_config(
+        Architecture(promotion.best.bits).text,
+        promotion.best.weights,
+        study.config.seed,
+        users_fraction=fidelity.users_fraction,
+        epochs=fidelity.epochs,
+    )
+    return VARIANTS[promotion.winner](run) if promotion.winner in VARIANTS else run
+
+
+def _same_run(file: Path, config: RunConfig) -> bool:
+    """Whether a run file asks for the same training; where data and caches lie does not matter."""
+    try:
+        found = RunConfig.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return False
+    data = found.data.model_copy(update={"path": config.data.path})
+    return found.model_copy(update={"data": data, "cache": config.cache}) == config
