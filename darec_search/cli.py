@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from darec_search.commands import audit as auditing
 from darec_search.commands import check as checking
 from darec_search.commands import data as datasets
 from darec_search.commands import model as models
@@ -91,9 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     promote = _command(commands, "promote", studies.promote, "promote what the search has found so far")
     export = _command(commands, "export", studies.export, "the best architecture and its model as a folder")
     sync = _command(commands, "sync", studies.sync, "replay a study folder into MLflow")
-    for of_study in (status, report, promote, export, sync):
+    audit = _command(commands, "audit", auditing.audit, "does the search's part of the data order designs as all do?")
+    for of_study in (status, report, promote, export, sync, audit):
         of_study.add_argument("folder", type=Path, help="study folder")
     _json(status)
+    _json(audit)
+    audit.add_argument("--train", type=int, metavar="N", help="designs of the search that audits train on all users")
     export.add_argument("--to", type=Path, required=True, help="folder to write")
     sync.add_argument("--tracking-uri", help="MLflow; the study's own when absent")
 

@@ -19,6 +19,7 @@ from rich.table import Table
 from darec_search.controller import search_fidelity
 from darec_search.runners.base import DoneEvent, Event
 from darec_search.study import Study, Trial, best_trial
+from darec_search.variants import FIXED
 from trainer.architecture import FIXED_ARMS, Architecture
 from trainer.training.result import RunResult
 
@@ -180,12 +181,12 @@ def verdict(rows: Sequence[Mapping[str, Any]], arm: str) -> str:
     arms = [row for row in rows if row["name"] in FIXED_ARMS]
     references = [row for row in rows if row["name"] not in (*FIXED_ARMS, "winner")]
     parts = []
-    if arm in FIXED_ARMS:
+    if arm in FIXED:
         parts.append(f"the fixed arm {arm}, since the search found nothing better")
     if arms:
         rival = max(arms, key=lambda row: row["mrr"])
         which = "the better fixed arm" if len(arms) > 1 else "the other fixed arm"
-        if len(arms) == 1 and arm not in FIXED_ARMS:
+        if len(arms) == 1 and arm not in FIXED:
             which = "the only fixed arm that finished"
         parts.append(f"{winner['mrr'] / rival['mrr'] - 1:+.1%} test MRR against {rival['name']}, {which}")
     better = [row["name"] for row in references if row["mrr"] > winner["mrr"]]

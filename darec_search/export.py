@@ -266,7 +266,7 @@ class Recommender:
 
         Args:
             dataset: the dataset.
-            split: `validation` or `test`.
+            split: `validation` or `test`, which is opened and that noted in the dataset's folder.
             cutoffs: each k, at least 1, of metrics beside 10.
 
         Raises:
@@ -279,6 +279,8 @@ class Recommender:
             )
         every = tuple(sorted({CUTOFF, *cutoffs}))
         known = dataset.fingerprint == self.card.fingerprint
+        if split == "test":
+            dataset = dataset.unsealed(f"evaluation of the export {self.card.sha256[:12]} of study {self.card.study}")
         ranked = self._trained.rank(dataset, split, known_users=known, top=every[-1])
         return Evaluation(dataset, split, every, ranked)
 

@@ -40,6 +40,7 @@ from trainer.training.result import RunResult, write_atomic
 from trainer.training.warm import Warm
 
 _OPENINGS = "test_opened.json"
+_FINAL = "final comparison"
 
 logger = logging.getLogger(__name__)
 
@@ -104,16 +105,14 @@ def open_test_split(study: Study, promotion: Promotion) -> list[dict[str, Any]]:
     folder = study.folder / "final"
     models = _models(study, promotion)
     compared = {name: hashlib.sha256(model.file.read_bytes()).hexdigest() for name, model in models.items()}
-    openings = split_openings(study)
-    if openings and openings[-1]["models"] == compared and (folder / "comparison.json").exists():
+    if _compared(study, compared) and (folder / "comparison.json").exists():
         rows: list[dict[str, Any]] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
         return rows
     for stale in ("comparison.json", "metrics.json"):
         (folder / stale).unlink(missing_ok=True)
     dataset = study.dataset()
-    opening = {"time": time.time(), "reason": "final comparison", "fingerprint": dataset.fingerprint}
-    write_atomic(study.folder / _OPENINGS, json.dumps([*openings, {**opening, "models": compared}], indent=2))
-    ranks = _test_ranks(models, dataset)
+    record_opening(study.folder, _FINAL, dataset.fingerprint, compared)
+    ranks = _test_ranks(models, dataset.unsealed(f"final comparison of study {study.config.name} ({study.id})"))
     winner = per_user_metrics(ranks["winner"])["mrr"]
     table = [_row(name, found, winner, promotion) for name, found in ranks.items()]
     columns = {"user": dataset.user_ids, **{name: found.numpy() for name, found in ranks.items()}}
@@ -125,10 +124,33 @@ def open_test_split(study: Study, promotion: Promotion) -> list[dict[str, Any]]:
 
 
 def split_openings(study: Study) -> list[dict[str, Any]]:
-    """When and for which models (SHA-256 of their files) this study has opened the test split, oldest first."""
-    file = study.folder / _OPENINGS
+    """When, why and for which models (SHA-256 of their files) this study has opened the test split, oldest first."""
+    return _openings(study.folder)
+
+
+def record_opening(folder: Path, reason: str, fingerprint: str, models: Mapping[str, str]) -> None:
+    """Note in a study's folder that the test split is opened.
+
+    Args:
+        folder: of the study.
+        reason: in a few words.
+        fingerprint: of the dataset.
+        models: SHA-256 of each model's file by name.
+    """
+    opening = {"time": time.time(), "reason": reason, "fingerprint": fingerprint, "models": dict(models)}
+    write_atomic(folder / _OPENINGS, json.dumps([*_openings(folder), opening], indent=2))
+
+
+def _openings(folder: Path) -> list[dict[str, Any]]:
+    file = folder / _OPENINGS
     openings: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     return openings
+
+
+def _compared(study: Study, models: Mapping[str, str]) -> bool:
+    """Whether the newest final comparison was of these models."""
+    final = [opening for opening in split_openings(study) if opening["reason"] == _FINAL]
+    return bool(final) and final[-1]["models"] == models
 
 
 def _models(study: Study, promotion: Promotion) -> dict[str, _Full]:

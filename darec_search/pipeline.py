@@ -83,7 +83,7 @@ def run(config: StudyConfig, observer: Observer | None = None) -> StudyResult:
         observer.stage("search", plan.searching, done)
         search(study, runner, on_event)
 
-    with _alone(study):
+    with alone(study):
         return _finish(study, observer, look)
 
 
@@ -94,7 +94,7 @@ def promote(study: Study, observer: Observer | None = None) -> StudyResult:
         BadInput, Stopped, PromotionFailed: as `run`.
     """
     study.dataset()
-    with _alone(study):
+    with alone(study):
         return _finish(study, observer or Silent(), lambda runner, on_event: None)
 
 
@@ -115,7 +115,7 @@ def open_study(config: StudyConfig, observer: Observer) -> tuple[Study, planning
 
 
 @contextmanager
-def _alone(study: Study) -> Iterator[None]:
+def alone(study: Study) -> Iterator[None]:
     """Hold the study's lock; the operating system releases it when the process dies."""
     with (study.folder / ".controller.lock").open("w") as file:
         try:

@@ -147,6 +147,8 @@ def measure(training: Training, split: Split, warm: Warm) -> None:
     state = load_model(training.folder / "model.safetensors")
     trained, dataset = restore(config, state, warm, default_device()), warm.materials(config).dataset
     started = time.perf_counter()
+    if split == "test":
+        dataset = dataset.unsealed(f"training {training.folder.name} of a run file")
     ranks = trained.ranks(dataset, split, known_users=True)
     seconds = time.perf_counter() - started
     pq.write_table(pa.table({"user": dataset.user_ids, "rank": ranks.numpy()}), ranks_file)

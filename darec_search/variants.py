@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from trainer.architecture import FIXED_ARMS
 from trainer.config import RunConfig
 
 DAREC_BASE = "darec_base"
@@ -23,3 +24,5 @@ def darec_base(run: RunConfig) -> RunConfig:
 
 VARIANTS: Mapping[str, Callable[[RunConfig], RunConfig]] = {DAREC_BASE: darec_base}
 """By the name of the arm that trains it."""
+FIXED: tuple[str, ...] = (*FIXED_ARMS, DAREC_BASE)
+"""The arms that no search has chosen: they win ties."""

@@ -59,7 +59,7 @@ def _show_dataset(folder: Path, as_json: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from trainer.data.dataset import read_manifest
+    from trainer.data.dataset import openings_of, read_manifest
 
     manifest = read_manifest(folder)
     if as_json:
@@ -73,6 +73,8 @@ def _show_dataset(folder: Path, as_json: bool) -> None:
     for name, count in manifest.removed.items():
         table.add_row(f"removed: {name.replace('_', ' ')}", f"{count:,}")
     table.add_row("fingerprint", manifest.fingerprint)
+    openings = openings_of(folder)
+    table.add_row("test split opened", f"{len(openings)} times" if len(openings) != 1 else "once")
     console.print(table)
     for rule in manifest.rules:
         say(f"· {rule}")

@@ -53,7 +53,12 @@ def evaluate(parsed: argparse.Namespace, rest: list[str]) -> None:
     cutoffs = _cutoffs(parsed.cutoffs)
     if parsed.per_user is not None and (parsed.per_user.is_dir() or not parsed.per_user.parent.is_dir()):
         raise BadInput(f"--per-user {parsed.per_user}: must be a file in a folder that exists")
-    evaluation = load(parsed.model).evaluate(Dataset.open(parsed.data), parsed.split, cutoffs)
+    model, dataset = load(parsed.model), Dataset.open(parsed.data)
+    evaluation = model.evaluate(dataset, parsed.split, cutoffs)
+    if parsed.split == "test" and (parsed.model.absolute().parent / "environment.json").exists():
+        from darec_search.final_models import record_opening
+
+        record_opening(parsed.model.absolute().parent, "evaluate", dataset.fingerprint, {"best": model.card.sha256})
     if parsed.per_user is not None:
         evaluation.save_per_user(parsed.per_user)
     found = evaluation.document()

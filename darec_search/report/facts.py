@@ -13,12 +13,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from darec_search.study import Study, Trial, best_trial
+from darec_search.variants import FIXED
 from trainer.architecture import FIXED_ARMS, Architecture
 from trainer.training.result import RunResult
 
 SEARCH_STAGES = ("weights", "architecture", "joint")
 REFERENCES = ("popularity", "neighbours")
-NAMES = {"serial": "all serial", "parallel": "all parallel"}
+NAMES = {"serial": "all serial", "parallel": "all parallel", "darec_base": "DARec_base"}
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,10 @@ def headline(facts: Facts) -> Sentence:
     """What won, in one line."""
     if facts.winner is None:
         return _unpromoted_headline(facts)
-    if facts.winner.arm in FIXED_ARMS:
+    if facts.winner.arm in FIXED:
         return Sentence(f"A fixed architecture won: {facts.winner.name}", "bad")
+    if not facts.winner.arm.startswith("best-"):
+        return Sentence(f"The search found nothing better than {facts.winner.name}", "bad")
     return Sentence("The search found the winner", "good")
 
 
@@ -178,10 +181,10 @@ def _retests(facts: Facts, winner: Candidate) -> list[Sentence]:
     if facts.untested:
         sentences.append(Sentence(f"No re-test of {', '.join(facts.untested)} finished.", "bad"))
     others = [c for c in facts.candidates if c.arm != winner.arm]
-    fixed = [c for c in others if c.arm in FIXED_ARMS]
-    if winner.arm in FIXED_ARMS:
+    fixed = [c for c in others if c.arm in FIXED]
+    if winner.arm in FIXED:
         # What the search itself brought is the news here.
-        fixed += sorted((c for c in others if c.arm not in FIXED_ARMS), key=lambda c: -c.mean)[:1]
+        fixed += sorted((c for c in others if c.arm not in FIXED), key=lambda c: -c.mean)[:1]
     return sentences + [lead(winner, other) for other in fixed]
 
 

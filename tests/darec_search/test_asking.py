@@ -9,7 +9,7 @@ from collections import deque
 import pytest
 from study_folders import LEVELS, new_study
 
-from darec_search import promotion, samplers
+from darec_search import arms, samplers
 from darec_search.controller import search
 from darec_search.runners.base import DoneEvent, Runner
 from darec_search.samplers.base import Options, Sampler, unseen
@@ -298,4 +298,4 @@ def test_a_design_asked_for_again_gets_fresh_seeds_and_tells_each(tmp_path, monk
     assert [trial.spec.told for trial in trials] == [(), (), *((trial.spec.id,) for trial in trials[:3])]
     (point,) = {trial.spec.point for trial in trials}
     mean = statistics.fmean(trial.objective for trial in trials)
-    assert promotion.search_values(study, "mrr") == {point: pytest.approx(mean)}
+    assert arms.search_values(study, "mrr") == {point: pytest.approx(mean)}

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from study_folders import LEVELS, new_study
 
-from darec_search import promotion, weights
+from darec_search import arms, weights
 from darec_search.controller import SearchFailed, Stopped, search, stopping_on_signals
 from darec_search.runners.base import DoneEvent
 from darec_search.runners.simulated import SimulatedRunner
@@ -139,7 +139,7 @@ def test_weights_again_at_the_best_architecture_count_in_the_choice_of_candidate
     # the setting of the search for bits is known at this architecture
     assert len(again) == weights.trials_of(study.config) - 1
     assert min(trial.spec.number for trial in again) > TRIALS
-    favourite = promotion.candidates(study)["best-1"]
+    favourite = arms.candidates(study)["best-1"]
     assert favourite.bits == best
     assert favourite.weights["contrastive"] > 0.0
 

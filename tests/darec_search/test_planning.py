@@ -26,7 +26,7 @@ def test_it_counts_what_would_run(shop):
     assert (plan.layers, plan.users) == (LAYERS, USERS)
     assert plan.items == planning.open_dataset(study_config(shop)).n_items
     assert plan.points == 2 ** (3 * LAYERS) * 6
-    assert (plan.weight_trials, plan.search_trials, plan.retests, plan.runs) == (6, 5, 6, 17)
+    assert (plan.weight_trials, plan.search_trials, plan.retests, plan.runs) == (6, 5, 8, 19)
     assert plan.search_users == round(0.6 * USERS)
 
 

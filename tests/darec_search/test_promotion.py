@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 from study_folders import ask, fail, finish, new_study
-from tiny_studies import study_config
+from tiny_studies import USERS, study_config
 
-from darec_search import pipeline, promotion
+from darec_search import arms, final_models, pipeline, planning, promotion
 from darec_search.runners.base import DoneEvent
 from darec_search.runners.simulated import SimulatedRunner
 from darec_search.space import Point
@@ -15,6 +15,7 @@ from darec_search.study import Study
 from trainer.architecture import FIXED_ARMS
 from trainer.config import RunConfig
 from trainer.errors import BadInput
+from trainer.training.ranks import load_ranks
 from trainer.training.result import Forecast, RunResult, write_atomic
 from trainer.training.run import run
 
@@ -46,16 +47,22 @@ def copy_of(finished, tmp_path, **sections):
     return study_config(home, **{"output": str(tmp_path / "study"), "tracking": {"enabled": False}, **sections})
 
 
-def retested(study, values):
-    """Run the re-test over a table of values by bits and seed; a value that is missing is a failure."""
+def outcomes(values):
+    """Results from a table of values by bits (or "darec_base") and seed; what is missing fails."""
 
     def outcome(spec):
-        value = values.get(spec.bits, {}).get(spec.seed - 1000)
+        of_arm = values.get("darec_base" if spec.stage == "variant" else spec.bits, ())
+        value = dict(enumerate(of_arm)).get(spec.seed - 1000)
         status = "failed" if value is None else "finished"
         return 1.0, RunResult(status=status, metrics={"mrr": value or 0.0}, reason="broken" if value is None else None)
 
-    with SimulatedRunner(study, outcome, 2) as runner:
-        return promotion.retest(study, runner, lambda event: None)
+    return outcome
+
+
+def retested(study, values, on_event=lambda event: None, brought=None):
+    """Run the re-test over such a table."""
+    with SimulatedRunner(study, outcomes(values), 2) as runner:
+        return promotion.retest(study, runner, on_event, brought)
 
 
 @pytest.fixture
@@ -69,8 +76,8 @@ def searched(tmp_path):
 
 
 def test_the_fixed_arms_are_candidates_at_the_best_weights(searched):
-    arms = promotion.candidates(searched)
-    assert arms == {
+    found = arms.candidates(searched)
+    assert found == {
         "best-1": Point(MIXED, {"align": 1.0}),
         "best-2": Point(SERIAL, {"align": 0.1}),
         "serial": Point(SERIAL, {"align": 1.0}),
@@ -85,9 +92,9 @@ def test_designs_are_candidates_by_the_mean_of_their_trials(tmp_path):
     for design, values in ((lucky, (0.9, 0.1, 0.1)), (steady, (0.5, 0.6)), (other, (0.4,))):
         for seed, value in enumerate(values):
             finish(study, ask(study, design, 1.0, "architecture", seed=seed), value, 0.0)
-    arms = promotion.candidates(study)
-    assert (arms["best-1"].bits, arms["best-2"].bits) == (steady, other)
-    assert promotion.search_values(study, "mrr")[Point(lucky, {"align": 1.0})] == pytest.approx(1.1 / 3)
+    found = arms.candidates(study)
+    assert (found["best-1"].bits, found["best-2"].bits) == (steady, other)
+    assert arms.search_values(study, "mrr")[Point(lucky, {"align": 1.0})] == pytest.approx(1.1 / 3)
 
 
 @pytest.mark.parametrize(("status", "leads"), [("out_of_memory", False), ("failed", True)])
@@ -97,7 +104,7 @@ def test_a_design_that_fails_by_its_own_fault_as_often_as_not_does_not_lead(tmp_
     finish(study, ask(study, MIXED, 1.0, "architecture"), 0.6, 0.0)
     finish(study, ask(study, (0, 1, 0) * 4, 1.0, "architecture"), 0.5, 0.0)
     fail(study, ask(study, MIXED, 1.0, "architecture", seed=1), status, "as planned")
-    assert (promotion.candidates(study)["best-1"].bits == MIXED) is leads
+    assert (arms.candidates(study)["best-1"].bits == MIXED) is leads
 
 
 def test_what_the_curve_of_a_stopped_trial_foretold_counts_in_the_recommendation(tmp_path):
@@ -110,37 +117,63 @@ def test_what_the_curve_of_a_stopped_trial_foretold_counts_in_the_recommendation
     forecast = Forecast(metric="mrr", value=0.2, stderr=0.05)
     result = RunResult(status="pruned", reason="as planned", forecast=forecast)
     write_atomic(again.folder / "result.json", result.model_dump_json())
-    assert promotion.candidates(study)["best-1"].bits == (0, 1, 0) * 4
+    assert arms.candidates(study)["best-1"].bits == (0, 1, 0) * 4
 
 
 def test_levels_that_the_config_no_longer_has_do_not_lead(searched):
     finish(searched, ask(searched, MIXED, 0.7, "joint"), 0.9, 0.0)
-    levels = {name: point.weights["align"] for name, point in promotion.candidates(searched).items()}
+    levels = {name: point.weights["align"] for name, point in arms.candidates(searched).items()}
     assert levels == {"best-1": 1.0, "best-2": 0.7, "serial": 1.0, "parallel": 1.0}
 
 
 def test_a_fixed_arm_that_the_search_found_is_tested_once(searched):
     for seed in (1, 2):  # more often than it failed
         finish(searched, ask(searched, PARALLEL, 1.0, "architecture", seed=seed), 0.9, 0.0)
-    assert list(promotion.candidates(searched)) == ["best-2", "serial", "parallel"]
+    assert list(arms.candidates(searched)) == ["best-2", "serial", "parallel"]
 
 
 def test_the_luck_of_the_search_does_not_count(searched):
-    decision = retested(searched, {MIXED: {0: 0.1, 1: 0.2}, SERIAL: {0: 0.3, 1: 0.3}, PARALLEL: {0: 0.1, 1: 0.1}})
+    decision = retested(searched, {MIXED: (0.1, 0.2) * 5, SERIAL: (0.3, 0.31) * 5, PARALLEL: (0.1,) * 5})
     assert decision.winner == "serial"
     by_arm = {candidate.arm: candidate for candidate in decision.candidates}
     assert by_arm["best-1"].search_value == pytest.approx(0.4)
-    assert by_arm["best-1"].mean == pytest.approx(0.15)
-    assert by_arm["best-1"].stderr == pytest.approx(0.05)
     assert by_arm["serial"].search_value is None
+    assert by_arm["best-1"].mean == pytest.approx(0.1)
+    assert decision.overstatement.luckiest == pytest.approx(0.4 - by_arm["best-1"].estimate)
+    assert decision.overstatement.luckiest > 0.2
+    low, high = by_arm["serial"].interval
+    assert low < decision.value.mean == by_arm["serial"].estimate < high
     stored = json.loads((searched.folder / "promotion.json").read_text())
     assert stored == decision.model_dump(mode="json")
 
 
-def test_an_arm_whose_retests_failed_cannot_win(searched):
-    decision = retested(searched, {SERIAL: {0: 0.1, 1: 0.2}})
+def test_bad_arms_get_fewer_seeds_within_the_budget(searched):
+    decision = retested(searched, {MIXED: (0.3, 0.29, 0.31), SERIAL: (0.28, 0.3, 0.3), PARALLEL: (0.1,) * 3})
+    seeds = {candidate.arm: len(candidate.trials) for candidate in decision.candidates}
+    assert seeds["parallel"] == seeds["darec_base"] == 1
+    assert seeds["best-1"] > 1
+    assert decision.spent == sum(seeds.values()) <= 2 * len(seeds)
+
+
+def test_a_fixed_arm_wins_ties(searched):
+    values = {MIXED: (0.301, 0.3, 0.29, 0.31), SERIAL: (0.3, 0.3, 0.29, 0.309), PARALLEL: (0.1,) * 4}
+    decision = retested(searched, values)
     assert decision.winner == "serial"
-    assert {c.arm for c in decision.candidates if c.mean is None} == {"best-1", "parallel"}
+    assert "a fixed arm wins ties" in decision.reason
+
+
+def test_a_clear_winner_ends_the_re_tests_early(searched):
+    decision = retested(searched, {MIXED: (0.9,) * 9, SERIAL: (0.3,) * 9, PARALLEL: (0.1,) * 9, "darec_base": (0.1,)})
+    assert (decision.winner, decision.clear, decision.spent) == ("best-1", True, 5)
+    assert decision.confidence > 0.9
+    assert decision.as_good["serial"] < 0.05
+
+
+def test_an_arm_whose_retests_failed_cannot_win(searched):
+    decision = retested(searched, {SERIAL: (0.1, 0.2, 0.1)})
+    assert decision.winner == "serial"
+    failed = {candidate.arm for candidate in decision.candidates if candidate.estimate is None}
+    assert failed == {"best-1", "parallel", "darec_base"}
 
 
 def test_without_a_finished_retest_nothing_is_promoted(searched):
@@ -148,24 +181,75 @@ def test_without_a_finished_retest_nothing_is_promoted(searched):
         retested(searched, {})
 
 
+def test_architectures_of_the_user_and_the_caller_compete(tmp_path):
+    wanted = {"candidates": 1, "arms": ["SPS-SPS-SPS-SPS", "serial"]}
+    study = new_study(tmp_path / "study", promotion=wanted)
+    finish(study, ask(study, MIXED, 1.0, "architecture"), 0.4, 0.0)
+    champion = Point((1, 0, 0) * 4, {"align": 0.5})
+    values = {MIXED: (0.2,) * 9, SERIAL: (0.1,) * 9, champion.bits: (0.5, 0.52) * 5}
+    decision = retested(study, values, brought={"champion": champion})
+    assert [c.arm for c in decision.candidates] == ["best-1", "serial", "parallel", "given-1", "champion", "darec_base"]
+    assert (decision.winner, decision.best.weights) == ("champion", {"align": 0.5})
+    finish(study, ask(study, MIXED, 0.1, "architecture"), 0.4, 0.0)
+    with pytest.raises(BadInput, match="the arm serial cannot be re-tested"):
+        retested(study, values, brought={"serial": champion})
+
+
+def test_a_stopped_promotion_ends_as_one_that_was_not(searched, tmp_path):
+    """Neither other arms that the caller brings later, nor any boundary, changes what it comes to."""
+    values = {
+        MIXED: (0.3, 0.31, 0.28, 0.3), SERIAL: (0.29, 0.3, 0.29, 0.27), PARALLEL: (0.1, 0.2, 0.1),
+        "darec_base": (0.25, 0.26, 0.2),
+    }  # fmt: skip
+    shutil.copytree(searched.folder, tmp_path / "other")
+    at_once = retested(searched, values)
+    other, starts = Study.load(tmp_path / "other"), 0
+
+    def stop(event):
+        if isinstance(event, DoneEvent):
+            raise KeyboardInterrupt
+
+    while starts < 50:
+        starts += 1
+        try:
+            brought = {"champion": Point((1, 1, 0) * 4, {"align": 1.0})} if starts > 1 else None
+            resumed = retested(other, values, stop, brought)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert starts > 5
+    assert resumed == at_once
+
+
+def test_darec_base_is_the_papers_variation_1(searched):
+    values = {MIXED: (0.1,) * 4, SERIAL: (0.1,) * 4, PARALLEL: (0.1,) * 4, "darec_base": (0.5, 0.51) * 3}
+    decision = retested(searched, values)
+    assert decision.winner == "darec_base"
+    spec = searched.trial(decision.best.trials[0]).spec
+    run_config = searched.run_config(spec)
+    assert run_config.model.masks == ("causal",)
+    assert (run_config.model.collaborative.model, run_config.losses.collaborative) == ("none", 0)
+    assert final_models._winner_config(searched, decision).model == run_config.model
+    assert [spec.arm for spec in final_models.fixed_arm_specs(searched, decision)] == ["serial", "parallel"]
+
+
 def test_without_a_finished_trial_nothing_is_promoted(tmp_path):
     study = new_study(tmp_path / "study")
     fail(study, ask(study, SERIAL, 0.1, "weights"), "out_of_memory", "CUDA out of memory.")
     with pytest.raises(promotion.PromotionFailed, match="CUDA out of memory"):
-        promotion.candidates(study)
+        arms.candidates(study)
 
 
 def test_more_search_makes_the_decision_anew_and_repeats_no_retest(searched):
-    values = {MIXED: {0: 0.5, 1: 0.5}, SERIAL: {0: 0.3, 1: 0.3}, PARALLEL: {0: 0.1, 1: 0.1}}
+    values = {MIXED: (0.5,) * 5, SERIAL: (0.3,) * 5, PARALLEL: (0.1,) * 5, "darec_base": (0.1,) * 5}
     assert retested(searched, values).winner == "best-1"
-    done = {trial.spec.id for trial in searched.trials() if trial.result}
+    done = {trial.spec.id: trial.result for trial in searched.trials() if trial.result}
     found = (1, 1, 0) * 4
     finish(searched, ask(searched, found, 1.0, "architecture"), 0.8, 0.0)
-    decision = retested(searched, {found: {0: 0.7, 1: 0.7}})  # whatever ran again would fail now
+    decision = retested(searched, {found: (0.9,) * 5})  # whatever ran again would fail now
     assert (decision.winner, decision.best.bits) == ("best-1", found)
-    again = [trial for trial in searched.trials() if trial.spec.id in done]
-    assert all(trial.result.cost.ended_at < 2e9 for trial in again)
-    assert json.loads((searched.folder / "promotion.json").read_text())["winner"] == "best-1"
+    again = {trial.spec.id: trial.result for trial in Study.load(searched.folder).trials() if trial.spec.id in done}
+    assert again == done
 
 
 def test_at_full_fidelity_the_fixed_arms_still_get_models_of_their_own(tmp_path, finished):
@@ -195,7 +279,7 @@ def test_a_finished_study_is_left_as_it_is(finished, tmp_path):
 
 
 def test_the_opening_of_the_test_split_is_recorded_with_its_models(finished):
-    (opening,) = promotion.split_openings(finished.study)
+    (opening,) = final_models.split_openings(finished.study)
     assert opening["fingerprint"] == finished.study.fingerprint
     rows = [row["name"] for row in finished.comparison if row["name"] not in ("popularity", "neighbours")]
     assert list(opening["models"]) == rows
@@ -207,7 +291,7 @@ def test_a_lost_comparison_is_made_again_from_the_same_models(finished, tmp_path
     again = pipeline.run(config, watch)
     assert watch.ran == []
     assert again.comparison == finished.comparison
-    assert len(promotion.split_openings(again.study)) == 2
+    assert len(final_models.split_openings(again.study)) == 2
 
 
 @pytest.mark.parametrize("part", ["result.json", "model.safetensors", "run.json"])
@@ -263,7 +347,7 @@ def test_other_final_epochs_train_winner_and_fixed_arms_anew(finished, tmp_path)
     assert {trial.spec.stage for trial in fixed} == {"full"}
     assert {len(trial.result.curve) for trial in fixed} == {3}
     assert len(again.study.final_result().curve) == 3
-    assert len(promotion.split_openings(again.study)) == 2
+    assert len(final_models.split_openings(again.study)) == 2
     card = json.loads((again.model / "architecture.json").read_text())
     assert card["epochs"] == 3
     assert card["metrics"]["test"]["mrr"] == pytest.approx(again.comparison[0]["mrr"])
@@ -294,7 +378,7 @@ def test_when_the_winner_changes_nothing_of_the_old_one_is_left(finished, tmp_pa
 def test_a_fixed_arm_that_cannot_be_trained_is_missed_aloud(finished, tmp_path, caplog):
     config = copy_of(finished, tmp_path)
     study = Study.load(tmp_path / "study")
-    spec, *_ = promotion.fixed_arm_specs(study, finished.promotion)
+    spec, *_ = final_models.fixed_arm_specs(study, finished.promotion)
     failed = RunResult(status="out_of_memory", reason="CUDA out of memory.")
     (study.trial_folder(spec.id) / "result.json").write_text(failed.model_dump_json())
     (study.trial_folder(spec.id) / "model.safetensors").unlink()
@@ -306,7 +390,7 @@ def test_a_fixed_arm_that_cannot_be_trained_is_missed_aloud(finished, tmp_path, 
 def test_one_controller_at_a_time(finished, tmp_path):
     config = copy_of(finished, tmp_path)
     study = Study.load(tmp_path / "study")
-    with pipeline._alone(study), pytest.raises(BadInput, match="another process is at work"):
+    with pipeline.alone(study), pytest.raises(BadInput, match="another process is at work"):
         pipeline.run(config)
 
 
@@ -324,7 +408,25 @@ def test_the_samplers_recommendation_leads_the_candidates(tmp_path):
             values[tuple(1 - bit for bit in bits)] = 0.10
     for bits, value in values.items():
         finish(study, ask(study, bits, 0.1, "architecture"), value, started=0.0)
-    arms = promotion.candidates(study)
-    assert arms["best-1"].bits != lucky
-    assert sum(arms["best-1"].bits) == 2
-    assert any(point.bits == lucky for point in arms.values())
+    found = arms.candidates(study)
+    assert found["best-1"].bits != lucky
+    assert sum(found["best-1"].bits) == 2
+    assert any(point.bits == lucky for point in found.values())
+
+
+def test_users_being_a_sample_counts_in_the_interval(finished):
+    """The re-tests kept the ranks of single users, whose mean reciprocals are their MRR."""
+    decision, study = finished.promotion, finished.study
+    assert decision.users == round(0.6 * USERS)
+    trial = study.trial(decision.best.trials[0])
+    ranks, users = load_ranks(trial.folder, trial.objective)
+    assert len(ranks) == users == decision.users
+    assert (1 / ranks).mean() == pytest.approx(trial.objective, rel=1e-5)
+    assert load_ranks(trial.folder, trial.objective + 0.01) is None
+
+
+def test_arms_that_do_not_fit_the_model_are_refused_before_anything_is_spent(finished):
+    home = finished.study.folder.parent
+    config = study_config(home, output=str(home / "other"), promotion={"arms": ["SPS-PPS-SSS"]})
+    with pytest.raises(BadInput, match=r"promotion\.arms: architecture 'SPS-PPS-SSS' describes 3 DALayers"):
+        planning.check(config, finished.study.dataset())

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from study_folders import LEVELS, new_study
 
-from darec_search import promotion, samplers, warm_start
+from darec_search import arms, samplers, warm_start
 from darec_search.controller import search
 from darec_search.runners.simulated import SimulatedRunner
 from darec_search.space import Point
@@ -76,7 +76,7 @@ def test_what_is_promoted_may_come_from_the_old_study(tmp_path, old):
     new = study(tmp_path / "new", [old], sampler="random", trials=1)
     run(new, lambda spec: (1.0, RunResult(status="finished", metrics={"mrr": -1.0})))
     best = max(old.trials(), key=lambda trial: trial.result.metrics["mrr"])
-    assert promotion.candidates(new)["best-1"].bits == best.spec.bits
+    assert arms.candidates(new)["best-1"].bits == best.spec.bits
 
 
 def test_another_task_becomes_a_prior_mean_and_its_best_is_tried_first(tmp_path, old):

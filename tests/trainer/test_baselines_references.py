@@ -64,7 +64,7 @@ def test_popularity_counts_the_training_part(tmp_path):
 @pytest.mark.parametrize("name", REFERENCES)
 def test_contract(shop, name):
     """What every reference keeps: training part only, subsets, evaluation equal to ranking one user at a time."""
-    part = shop.subset(0.5, 0)
+    part = shop.unsealed("test").subset(0.5, 0)
     fitted = REFERENCES[name].fit(part)
     for split in ("validation", "test"):
         inputs, targets = part.inputs(split), part.targets(split)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shops import shop_of
 
-from trainer.data.dataset import Dataset
+from trainer.data.dataset import Dataset, SealedSplit, openings_of
 from trainer.errors import BadInput
 
 ring = {f"u{start}": ("abcdefgh" * 2)[start : start + 5] for start in range(8)}
@@ -59,13 +59,31 @@ def test_impossible_fractions(shop, fraction):
         shop.subset(fraction, 0)
 
 
-def test_the_test_split_is_read_by_open_test_alone(own_shop):
+def test_the_test_split_is_sealed_until_it_is_opened_on_purpose(own_shop):
+    for data in (own_shop, own_shop.subset(0.5, 0)):
+        data.inputs("test")
+        with pytest.raises(SealedSplit, match="the test split is sealed"):
+            data.targets("test")
+        opened = data.unsealed("a final look")
+        assert opened.targets("test").tolist() == data.open_test().tolist()
+        assert opened.subset(0.5, 1).targets("test").tolist() == data.subset(0.5, 1).open_test().tolist()
+        assert opened.fingerprint == data.fingerprint
+    assert [opening["reason"] for opening in openings_of(own_shop.folder)] == ["a final look"] * 2
+
+
+def test_opening_reads_no_test_item(own_shop):
     (own_shop.folder / "test.parquet").unlink()
     data = Dataset.open(own_shop.folder)
     data.subset(0.5, 0).training_matrix()
-    data.inputs("test")
-    with pytest.raises(BadInput, match=r"test.parquet: cannot be read"):
-        data.open_test()
+    for opening in (data.open_test, lambda: data.unsealed("in vain")):
+        with pytest.raises(BadInput, match=r"test.parquet: cannot be read"):
+            opening()
+    assert openings_of(own_shop.folder) == []
+
+
+def test_a_dataset_that_cannot_be_written_is_opened_all_the_same(own_shop):
+    (own_shop.folder / "test_openings.jsonl").mkdir()
+    assert own_shop.unsealed("a look").targets("test").tolist() == own_shop.open_test().tolist()
 
 
 @pytest.mark.parametrize("part", ["items", "users", "train", "validation", "test"])

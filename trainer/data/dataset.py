@@ -4,14 +4,17 @@ items.parquet        id, sentence, and one column an attribute; a row's position
 users.parquet        id; a row's position is the user's index
 train.parquet        one list a user: item indices of the training part, oldest first
 validation.parquet   one item index a user
-test.parquet         one item index a user; read by `Dataset.open_test` alone
+test.parquet         one item index a user; sealed: no opening reads it, only `Dataset.unsealed` does
 manifest.json        counts, rules, warnings, SHA-256 digests
+test_openings.jsonl  when and why the test split was opened, a line each time
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +35,14 @@ if TYPE_CHECKING:
 VERSION = 1
 MANIFEST = "manifest.json"
 _DIGEST_CHUNK = 2**16
+OPENINGS = "test_openings.jsonl"
 Split = Literal["validation", "test"]
+
+logger = logging.getLogger(__name__)
+
+
+class SealedSplit(RuntimeError):  # noqa: N818 - reads as what it is where it is raised
+    """Code that may see training and validation data alone asked for the test split."""
 
 
 class Manifest(BaseModel):
@@ -59,7 +69,7 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """An open dataset or a subset of its users. Make one with `Dataset.open`."""
+    """An open dataset or a subset of its users. Make one with `Dataset.open`; its test split is sealed."""
 
     folder: Path
     manifest: Manifest
@@ -70,6 +80,8 @@ class Dataset:
     train: Ragged
     validation: NDArray[np.int32]
     user_index: NDArray[np.int64]
+    test: NDArray[np.int32] | None = None
+    """The test items, [users]; None while they are sealed."""
 
     @classmethod
     def open(cls, folder: Path) -> Dataset:
@@ -155,6 +167,7 @@ class Dataset:
             train=self.train.take(drawn),
             validation=self.validation[drawn],
             user_index=self.user_index[drawn],
+            test=None if self.test is None else self.test[drawn],
         )
 
     def inputs(self, split: Split) -> Ragged:
@@ -162,11 +175,37 @@ class Dataset:
         return self.train if split == "validation" else self.train.append(self.validation)
 
     def targets(self, split: Split) -> NDArray[np.int32]:
-        """The held-out item of each user, [users]; `test` opens the test split."""
-        return self.validation if split == "validation" else self.open_test()
+        """The held-out item of each user, [users].
+
+        Raises:
+            SealedSplit: for `test`, unless this dataset comes from `unsealed`.
+        """
+        if split == "validation":
+            return self.validation
+        if self.test is None:
+            raise SealedSplit(f"{self.folder}: the test split is sealed; a final comparison or an evaluation opens it")
+        return self.test
+
+    def unsealed(self, reason: str) -> Dataset:
+        """This (sub)set with its test items; the opening is noted in the dataset's folder where that can be written.
+
+        Args:
+            reason: who opens it and what for, for the record.
+
+        Raises:
+            BadInput: as `open_test`.
+        """
+        opened = replace(self, test=self.open_test())
+        line = json.dumps({"time": time.time(), "reason": reason})
+        try:
+            with (self.folder / OPENINGS).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            logger.info("%s: the opening of the test split could not be noted (%s)", self.folder, error)
+        return opened
 
     def open_test(self) -> NDArray[np.int32]:
-        """The test items, [users of this (sub)set]. Only a final run and an evaluation may ask.
+        """Read the test items, [users of this (sub)set]; for `unsealed`, and for checks of what was prepared.
 
         Raises:
             BadInput: if the split cannot be read or is not what was prepared.
@@ -178,6 +217,15 @@ class Dataset:
             raise BadInput(f"{path}: cannot be read ({error}); prepare the dataset again") from error
         _check(self.folder, self.manifest, "test", digest_integers(items))
         return items[self.user_index]
+
+
+def openings_of(folder: Path) -> list[dict[str, object]]:
+    """When (Unix seconds) and why the test split of a dataset folder was opened, oldest first."""
+    try:
+        lines = (folder / OPENINGS).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+    except (OSError, ValueError):
+        return []
 
 
 def read_manifest(folder: Path) -> Manifest:
