@@ -36,7 +36,7 @@ _FRESH_SEEDS = 1000
 """Distance of the re-tests' seeds from those of the search."""
 
 logger = logging.getLogger(__name__)
-Origin = Literal["search", "fixed", "given", "brought"]
+Origin = Literal["search", "fixed", "given", "extra"]
 
 
 class PromotionFailed(RuntimeError):  # noqa: N818 - reads as what it is where it is raised
@@ -47,7 +47,7 @@ class Competitor(Section):
     """One arm of the re-test."""
 
     arm: str = Field(description="best-1, …, serial, parallel, darec_base, given-1, …, or as its bringer calls it.")
-    origin: Origin = Field(description="`search`, `fixed`, `given` by the config or `brought` by the caller.")
+    origin: Origin = Field(description="`search`, `fixed`, `given` by the config or an `extra` one of the caller.")
     bits: tuple[int, ...]
     weights: dict[str, float]
     search_value: float | None = Field(description="Mean validation MRR during the search, where it was tried.")
@@ -87,16 +87,16 @@ class Competition(Section):
         return max(len(self.arms), settings.budget or settings.repeats * len(self.arms))
 
 
-def competition(study: Study, brought: Mapping[str, Point] | None = None) -> Competition:
+def competition(study: Study, extra: Mapping[str, Point] | None = None) -> Competition:
     """The arms of this study's promotion, as they were decided, or decided now.
 
     Args:
         study: its search is over.
-        brought: further arms by name; of no effect on a promotion that has begun.
+        extra: further arms by name; of no effect on a promotion that has begun.
 
     Raises:
         PromotionFailed: if no trial of the search finished.
-        BadInput: if `promotion.arms` or a brought arm does not fit the model.
+        BadInput: if `promotion.arms` or an extra arm does not fit the model.
     """
     key = _key(study)
     file = study.folder / _FILE
@@ -106,12 +106,12 @@ def competition(study: Study, brought: Mapping[str, Point] | None = None) -> Com
             return found
     except (OSError, ValidationError):
         pass
-    decided = _decide(study, brought or {}, key)
+    decided = _decide(study, extra or {}, key)
     write_atomic(file, decided.model_dump_json(indent=2))
     return decided
 
 
-def _decide(study: Study, brought: Mapping[str, Point], key: str) -> Competition:
+def _decide(study: Study, extra: Mapping[str, Point], key: str) -> Competition:
     values = search_values(study, "mrr")
     arms: dict[str, tuple[Origin, Point]] = {
         arm: ("fixed" if arm in FIXED_ARMS else "search", point) for arm, point in candidates(study).items()
@@ -119,12 +119,12 @@ def _decide(study: Study, brought: Mapping[str, Point], key: str) -> Competition
     weights = arms[FIXED_ARMS[0]][1].weights
     for place, bits in enumerate(parse_arms(study.config.promotion.arms, study.space.layers), 1):
         _join(arms, f"given-{place}", "given", Point(bits, weights))
-    for arm, point in brought.items():
+    for arm, point in extra.items():
         if arm in arms or arm == DAREC_BASE or len(point.bits) != study.space.bits:
             raise BadInput(
                 f"the arm {arm} cannot be re-tested: its name is taken, or it has not {study.space.bits} bits"
             )
-        _join(arms, arm, "brought", point)
+        _join(arms, arm, "extra", point)
     competitors = [
         Competitor(arm=arm, origin=origin, bits=point.bits, weights=dict(point.weights), search_value=values.get(point))
         for arm, (origin, point) in arms.items()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -20,7 +20,7 @@ from darec_search.arms import Competition, Competitor, PromotionFailed, competit
 from darec_search.retested import Retested
 from darec_search.runners.base import DoneEvent, Event, Runner
 from darec_search.space import Point
-from darec_search.study import Study
+from darec_search.study import Study, Trial
 from darec_search.trial import TrialSpec
 from darec_search.winner import LEVEL, TIE, Belief, Race, after_ties, race
 from trainer.architecture import Architecture
@@ -102,33 +102,33 @@ class Standing:
     """Those that have ended."""
 
 
-def standing(study: Study, brought: Mapping[str, Point] | None = None) -> Standing:
+def standing(study: Study, extra: Mapping[str, Point] | None = None) -> Standing:
     """How far the re-tests of a study have come; decides the arms if nobody has yet.
 
     Raises:
         PromotionFailed, BadInput: as `competition`.
     """
-    field = competition(study, brought)
+    field = competition(study, extra)
     tested = Retested(study, field)
     state = _race(study, field, tested)
     asked = [key for key in state.asked if key not in state.wanted]
     return Standing(state, field.budget(study) if state.wanted else state.spent, [tested.spec(*key) for key in asked])
 
 
-def retest(study: Study, runner: Runner, on_event: OnEvent, brought: Mapping[str, Point] | None = None) -> Promotion:
+def retest(study: Study, runner: Runner, on_event: OnEvent, extra: Mapping[str, Point] | None = None) -> Promotion:
     """Test the arms again and choose; writes `promotion.json`. Resumable: finished re-tests are not repeated.
 
     Args:
         study: its search is over.
         runner: runs the re-tests.
         on_event: called with every row and result as it comes.
-        brought: further arms by name, such as a reigning champion; of no effect on a promotion that has begun.
+        extra: further arms by name, such as a reigning champion; of no effect on a promotion that has begun.
 
     Raises:
         PromotionFailed: if no trial of the search, or no re-test, finished.
         BadInput: if an arm does not fit the model.
     """
-    field = competition(study, brought)
+    field = competition(study, extra)
     tested = Retested(study, field)
     while (state := _race(study, field, tested)).wanted:
         first = next_number(study)
@@ -172,7 +172,10 @@ def _decide(field: Competition, tested: Retested, state: Race) -> Promotion:
     if belief is None:
         raise PromotionFailed("no re-test finished; see the reasons in trials/*/result.json and run again")
     column = {field.arms[number].arm: place for place, number in enumerate(belief.arms)}
-    candidates = [_candidate(one, number, tested, belief) for number, one in enumerate(field.arms)]
+    seeds = 1 + max(seed for _, seed in state.asked)
+    candidates = [
+        _candidate(one, tested.trials(number, seeds), belief, number) for number, one in enumerate(field.arms)
+    ]
     by_arm = {candidate.arm: candidate for candidate in candidates}
     leader, winner = (field.arms[number].arm for number in (belief.leader, after_ties(belief, field.fixed)))
     rivals = [field.arms[number].arm for number in field.fixed if number in belief.arms]
@@ -225,8 +228,7 @@ def _reason(promotion: Promotion, tied: tuple[str, float] | None) -> str:
     return text
 
 
-def _candidate(one: Competitor, number: int, tested: Retested, belief: Belief) -> Candidate:
-    trials = tested.trials(number)
+def _candidate(one: Competitor, trials: Sequence[Trial], belief: Belief, number: int) -> Candidate:
     values = [trial.objective for trial in trials if trial.objective is not None]
     column = belief.arms.index(number) if number in belief.arms else None
     return Candidate(

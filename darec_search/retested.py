@@ -33,9 +33,9 @@ class Retested:
         """The re-test of an arm with the seed of a number from 0."""
         return self._field.arms[arm].spec(self._study, seed, number)
 
-    def trials(self, arm: int) -> list[Trial]:
-        """An arm's re-tests that have ended, by seed."""
-        found = (self._ended(arm, seed) for seed in range(self._field.budget(self._study)))
+    def trials(self, arm: int, seeds: int) -> list[Trial]:
+        """An arm's re-tests with the first so many seeds that have ended, by seed."""
+        found = (self._ended(arm, seed) for seed in range(seeds))
         return [trial for trial in found if trial is not None]
 
     def results(self) -> dict[tuple[int, int], float | None]:

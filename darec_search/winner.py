@@ -238,8 +238,9 @@ def race(
         confidence: the race ends when an arm is the best with this probability.
         judge: the posterior for values [arms, seeds] and the numbers of the arms that they belong to.
     """
-    alive, asked, belief = list(range(arms)), [], None
-    seeds = 0
+    alive, seeds = list(range(arms)), 0
+    asked: list[tuple[int, int]] = []
+    belief: Belief | None = None
     while count := _seeds_each(len(alive), max(budget, arms) - len(asked)):
         asked += [(arm, seed) for seed in range(seeds, seeds + count) for arm in alive]
         wanted = [key for key in asked if key not in results]
@@ -252,7 +253,7 @@ def race(
             break
         belief = judge(values[tested], tested)
         columns = [tested.index(arm) for arm in alive if arm in tested]
-        columns.sort(key=lambda column: -float(belief.means[column]))  # type: ignore[union-attr]
+        columns.sort(key=(-belief.means).__getitem__)
         if belief.best_of([*columns, *(set(range(len(tested))) - set(columns))]) >= confidence:
             return Race(asked, [], belief, clear=True)
         alive = [tested[column] for column in columns[: max(2, math.ceil(len(alive) / 2))]]

@@ -59,10 +59,10 @@ def outcomes(values):
     return outcome
 
 
-def retested(study, values, on_event=lambda event: None, brought=None):
+def retested(study, values, on_event=lambda event: None, extra=None):
     """Run the re-test over such a table."""
     with SimulatedRunner(study, outcomes(values), 2) as runner:
-        return promotion.retest(study, runner, on_event, brought)
+        return promotion.retest(study, runner, on_event, extra)
 
 
 @pytest.fixture
@@ -133,12 +133,12 @@ def test_a_fixed_arm_that_the_search_found_is_tested_once(searched):
 
 
 def test_the_luck_of_the_search_does_not_count(searched):
-    decision = retested(searched, {MIXED: (0.1, 0.2) * 5, SERIAL: (0.3, 0.31) * 5, PARALLEL: (0.1,) * 5})
+    decision = retested(searched, {MIXED: (0.15,) * 9, SERIAL: (0.3, 0.31) * 5, PARALLEL: (0.1,) * 9})
     assert decision.winner == "serial"
     by_arm = {candidate.arm: candidate for candidate in decision.candidates}
     assert by_arm["best-1"].search_value == pytest.approx(0.4)
     assert by_arm["serial"].search_value is None
-    assert by_arm["best-1"].mean == pytest.approx(0.1)
+    assert by_arm["best-1"].mean == pytest.approx(0.15)
     assert decision.overstatement.luckiest == pytest.approx(0.4 - by_arm["best-1"].estimate)
     assert decision.overstatement.luckiest > 0.2
     low, high = by_arm["serial"].interval
@@ -187,12 +187,12 @@ def test_architectures_of_the_user_and_the_caller_compete(tmp_path):
     finish(study, ask(study, MIXED, 1.0, "architecture"), 0.4, 0.0)
     champion = Point((1, 0, 0) * 4, {"align": 0.5})
     values = {MIXED: (0.2,) * 9, SERIAL: (0.1,) * 9, champion.bits: (0.5, 0.52) * 5}
-    decision = retested(study, values, brought={"champion": champion})
+    decision = retested(study, values, extra={"champion": champion})
     assert [c.arm for c in decision.candidates] == ["best-1", "serial", "parallel", "given-1", "champion", "darec_base"]
     assert (decision.winner, decision.best.weights) == ("champion", {"align": 0.5})
     finish(study, ask(study, MIXED, 0.1, "architecture"), 0.4, 0.0)
     with pytest.raises(BadInput, match="the arm serial cannot be re-tested"):
-        retested(study, values, brought={"serial": champion})
+        retested(study, values, extra={"serial": champion})
 
 
 def test_a_stopped_promotion_ends_as_one_that_was_not(searched, tmp_path):
@@ -212,8 +212,8 @@ def test_a_stopped_promotion_ends_as_one_that_was_not(searched, tmp_path):
     while starts < 50:
         starts += 1
         try:
-            brought = {"champion": Point((1, 1, 0) * 4, {"align": 1.0})} if starts > 1 else None
-            resumed = retested(other, values, stop, brought)
+            extra = {"champion": Point((1, 1, 0) * 4, {"align": 1.0})} if starts > 1 else None
+            resumed = retested(other, values, stop, extra)
             break
         except KeyboardInterrupt:
             continue
