@@ -155,16 +155,22 @@ def test_bad_arms_get_fewer_seeds_within_the_budget(searched):
     assert decision.spent == sum(seeds.values()) <= 2 * len(seeds)
 
 
-def test_a_fixed_arm_wins_ties(searched):
-    values = {MIXED: (0.301, 0.3, 0.29, 0.31), SERIAL: (0.3, 0.3, 0.29, 0.309), PARALLEL: (0.1,) * 4}
-    decision = retested(searched, values)
+def test_a_fixed_arm_wins_ties(tmp_path):
+    study = new_study(tmp_path / "study", search={"sampler": "random", "epochs": 4}, promotion={"candidates": 1})
+    finish(study, ask(study, MIXED, 1.0, "architecture"), 0.4, 0.0)
+    values = {MIXED: (0.315, 0.31, 0.3, 0.32), SERIAL: (0.3, 0.31, 0.295, 0.305), PARALLEL: (0.1,) * 4}
+    decision = retested(study, values)
+    by_arm = {candidate.arm: candidate for candidate in decision.candidates}
+    assert by_arm["best-1"].estimate > by_arm["serial"].estimate
     assert decision.winner == "serial"
+    assert "it is at least as good as best-1" in decision.reason
     assert "a fixed arm wins ties" in decision.reason
 
 
 def test_a_clear_winner_ends_the_re_tests_early(searched):
     decision = retested(searched, {MIXED: (0.9,) * 9, SERIAL: (0.3,) * 9, PARALLEL: (0.1,) * 9, "darec_base": (0.1,)})
-    assert (decision.winner, decision.clear, decision.spent) == ("best-1", True, 5)
+    assert (decision.winner, decision.clear) == ("best-1", True)
+    assert decision.spent < 10
     assert decision.confidence > 0.9
     assert decision.as_good["serial"] < 0.05
 

@@ -40,11 +40,11 @@ def test_the_interval_holds_the_true_correlation_as_often_as_it_says():
     rng = np.random.default_rng(0)
     true = 6 / np.pi * np.arcsin(0.6 / 2)  # Spearman's of a normal pair with correlation 0.6
     hits = []
-    for _ in range(400):
+    for _ in range(200):
         one = rng.normal(size=15)
         low, high = agreement(one, 0.6 * one + 0.8 * rng.normal(size=15)).interval
         hits.append(low <= true <= high)
-    assert 0.85 < np.mean(hits) < 0.96
+    assert 0.83 < np.mean(hits) < 0.97
 
 
 def test_what_cannot_be_told_is_not_told():

@@ -88,7 +88,7 @@ def test_seeds_that_raise_all_arms_do_not_blur_their_difference():
 def test_stated_intervals_of_the_picked_arm_hold_its_value_as_often_as_they_say():
     """Selection included: the pick is the best of six by few noisy re-tests, of which the plain mean is optimistic."""
     rng, hits, bias, plain = np.random.default_rng(3), [], [], []
-    for seed in range(150):
+    for seed in range(100):
         true = rng.normal(0, 0.4, 6)
         state, results = run_race(true, 0.5, budget=12, seed=seed)
         pick = state.belief.leader
@@ -97,7 +97,7 @@ def test_stated_intervals_of_the_picked_arm_hold_its_value_as_often_as_they_say(
         hits.append(low <= true[pick] <= high)
         bias.append(state.belief.means[column] - true[pick])
         plain.append(np.mean([value for (arm, _), value in results.items() if arm == pick]) - true[pick])
-    assert abs(np.mean(hits) - LEVEL) < 3 * math.sqrt(LEVEL * (1 - LEVEL) / 150)
+    assert abs(np.mean(hits) - LEVEL) < 3 * math.sqrt(LEVEL * (1 - LEVEL) / 100)
     assert np.mean(plain) > 0.15
     assert abs(np.mean(bias)) < 0.5 * np.mean(plain)
 
@@ -159,9 +159,9 @@ def test_a_race_is_a_function_of_the_results(data):
 
 
 def test_a_race_ends_when_the_choice_is_clear():
-    state, _ = run_race([0.0, 0.1, 5.0], 0.1, budget=60)
+    state, _ = run_race([0.0, 0.1, 1.0], 0.05, budget=60)
     assert state.clear
-    assert state.spent < 20
+    assert state.spent <= 30
     assert state.belief.leader == 2
 
 
