@@ -78,7 +78,9 @@ def test_it_goes_from_data_to_an_export(result, home):
     others = [arm for arm in ("serial", "parallel") if arm != result.promotion.winner]
     assert names == ["winner", *others, "popularity", "neighbours"]
     decision = json.loads((study.folder / "promotion.json").read_text())
-    assert max(decision["candidates"], key=lambda c: c["mean"])["mean"] == result.promotion.best.mean
+    best = next(candidate for candidate in decision["candidates"] if candidate["arm"] == decision["winner"])
+    assert best["interval"][0] < decision["value"]["mean"] == best["estimate"] < best["interval"][1]
+    assert decision["spent"] == sum(len(candidate["trials"]) for candidate in decision["candidates"])
     metrics = json.loads((study.folder / "final" / "metrics.json").read_text())
     assert (metrics["split"], metrics["users"]) == ("test", 150)
     assert metrics["mrr"] == result.comparison[0]["mrr"]

@@ -47,6 +47,11 @@ def copy_of(finished, tmp_path, **sections):
     return study_config(home, **{"output": str(tmp_path / "study"), "tracking": {"enabled": False}, **sections})
 
 
+def final_comparisons(study):
+    """Openings of the test split without evaluations, which other tests make of the shared study's export."""
+    return [opening for opening in final_models.split_openings(study) if opening["reason"] == "final comparison"]
+
+
 def outcomes(values):
     """Results from a table of values by bits (or "darec_base") and seed; what is missing fails."""
 
@@ -285,7 +290,7 @@ def test_a_finished_study_is_left_as_it_is(finished, tmp_path):
 
 
 def test_the_opening_of_the_test_split_is_recorded_with_its_models(finished):
-    (opening,) = final_models.split_openings(finished.study)
+    (opening,) = final_comparisons(finished.study)
     assert opening["fingerprint"] == finished.study.fingerprint
     rows = [row["name"] for row in finished.comparison if row["name"] not in ("popularity", "neighbours")]
     assert list(opening["models"]) == rows
@@ -297,7 +302,7 @@ def test_a_lost_comparison_is_made_again_from_the_same_models(finished, tmp_path
     again = pipeline.run(config, watch)
     assert watch.ran == []
     assert again.comparison == finished.comparison
-    assert len(final_models.split_openings(again.study)) == 2
+    assert len(final_comparisons(again.study)) == 2
 
 
 @pytest.mark.parametrize("part", ["result.json", "model.safetensors", "run.json"])
@@ -353,7 +358,7 @@ def test_other_final_epochs_train_winner_and_fixed_arms_anew(finished, tmp_path)
     assert {trial.spec.stage for trial in fixed} == {"full"}
     assert {len(trial.result.curve) for trial in fixed} == {3}
     assert len(again.study.final_result().curve) == 3
-    assert len(final_models.split_openings(again.study)) == 2
+    assert len(final_comparisons(again.study)) == 2
     card = json.loads((again.model / "architecture.json").read_text())
     assert card["epochs"] == 3
     assert card["metrics"]["test"]["mrr"] == pytest.approx(again.comparison[0]["mrr"])

@@ -70,6 +70,6 @@ def test_every_opening_is_noted_in_the_study_and_with_the_data(finished, tmp_pat
     noted = openings_of(tmp_path / "data")
     assert len(noted) == before + 1
     assert "evaluation of the export" in noted[-1]["reason"]
-    comparison, evaluation = split_openings(Study.load(tmp_path / "study"))
+    comparison, *_, evaluation = split_openings(Study.load(tmp_path / "study"))
     assert (comparison["reason"], evaluation["reason"]) == ("final comparison", "evaluate")
     assert evaluation["time"] > comparison["time"]
