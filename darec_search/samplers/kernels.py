@@ -110,11 +110,9 @@ class StructuredKernels:
         rho = [self._rho[: len(share), : len(share)] @ share for share in shares]
         levels = [points_nd[:, self._d + i].long() for i in self._free]
         seen_wn = [of_level[level] for of_level, level in zip(rho, levels, strict=True)]
-        masses = torch.stack([share.sum() for share in shares]) if shares else z.new_zeros(0)
+        own = [float(share @ of_level) for share, of_level in zip(shares, rho, strict=True)]
+        masses, own_w = z.new_tensor([float(share.sum()) for share in shares]), z.new_tensor(own)
         cross_nw = torch.stack(seen_wn, 1) if shares else z.new_zeros(len(z), 0)
-        own_w = (
-            torch.stack([share @ of_level for share, of_level in zip(shares, rho, strict=True)]) if shares else masses
-        )
         smoothed_cnd = (self._by_slot(z) @ self._depth_cll[:, None]).permute(0, 2, 3, 1).flatten(2)
         cross = self._average(z[:, sets_fk].prod(-1), smoothed_cnd, sets_fk, cross_nw, masses)
         ones = z.new_ones(1, len(sets_fk))

@@ -235,6 +235,18 @@ class StructuredMixture(Model):
         variances = (self.weightings @ prior_bf - explained).clamp_min(1e-10) * self._amplitude[:, None]
         return self.weights @ means, *self._quantiles(means, self._spread**2 * variances, level)
 
+    def draws(self, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """[count, m] joint draws of what trainings of m designs would show, noise included."""
+        joint = self.posterior(x[None], observation_noise=True).distribution
+        factors = torch.linalg.cholesky(joint.covariance_matrix[0])
+        chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        normal = torch.randn(count, len(x), generator=generator, dtype=torch.float64)
+        # With the amplitude integrated out it is a Student t: a normal over the root of a scaled χ².
+        freedom = len(self._x) + 2
+        squares = torch.randn(count, freedom, generator=generator, dtype=torch.float64).square().mean(1, keepdim=True)
+        shifts = torch.stack([factors[entry] @ row for entry, row in zip(chosen, normal, strict=True)])
+        return joint.mean[0][chosen] + shifts / squares.sqrt()
+
     def _quantiles(self, means_cm: Tensor, variances_cm: Tensor, level: float) -> tuple[Tensor, Tensor]:
         """Lower [m] and upper [m] ends of the mixture's intervals with equal tails."""
         means, scales = means_cm.numpy(), variances_cm.sqrt().numpy()
