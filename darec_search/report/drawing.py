@@ -32,7 +32,7 @@ COLOURS = {
 INK, MUTED, LINE, PANEL = (COLOURS[name] for name in ("ink", "muted", "line", "panel"))
 SERIAL, PARALLEL, ACCENT, BAD, SOFT = (COLOURS[name] for name in ("serial", "parallel", "accent", "bad", "soft"))
 STYLE: dict[Any, Any] = {
-    "font.size": 9.5,
+    "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
@@ -53,7 +53,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "darec-search",
     "text.parse_math": False,
 }
-WIDTH = 4.9
+WIDTH = 4.4
 """Inches of a picture that fits a phone."""
 
 

@@ -24,14 +24,15 @@ from darec_search.report.facts import NAMES, Facts
 from darec_search.study import Trial
 from trainer.architecture import FIXED_ARMS, Architecture
 
-_STRONGEST = 0.6
+_STRONGEST = 0.65
 """Opacity of the largest effect: text stays readable on it, in light and dark."""
 _LOOKS = ((ACCENT, "o", "-"), (PARALLEL, "s", "--"), (SERIAL, "^", ":"), (MUTED, "D", "-."))
 
 
 def thousandths(value: float) -> str:
     """A difference in thousandths with its sign."""
-    return f"{1000 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    text = f"{1000 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "\N{MINUS SIGN}")
 
 
 def effects_picture(facts: Facts) -> Figure | None:
@@ -49,7 +50,7 @@ def effects_picture(facts: Facts) -> Figure | None:
         axes.add_patch(cell_box(column, effect.layer, facecolor=shade, **edge))
         weight, colour = ("bold", INK) if effect.clear else ("normal", MUTED)
         axes.text(column, effect.layer, thousandths(effect.mean), ha="center", va="center_baseline", color=colour,
-                  fontsize=8.5, fontweight=weight)  # fmt: skip
+                  fontsize=9, fontweight=weight)  # fmt: skip
     return figure
 
 
@@ -81,7 +82,7 @@ def weights_picture(facts: Facts) -> Figure | None:
     panels[0].set_ylabel(f"{facts.objective}, difference\nfrom its mean ×10⁻³")
     labels = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
     if len(labels) > 1:
-        figure.legend(labels.values(), labels.keys(), loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+        figure.legend(labels.values(), labels.keys(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 

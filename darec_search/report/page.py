@@ -12,10 +12,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from darec_search.insight import Insight
 from darec_search.report.drawing import inline_svg, save
 from darec_search.report.facts import NAMES, Facts, Sentence, gather, headline, sentence, verdict
 from darec_search.report.pictures import pictures
 from darec_search.report.tables import (
+    audit,
     cost_table,
     decision,
     effects_table,
@@ -132,16 +134,20 @@ def _figures(facts: Facts, figures: Mapping[str, Figure]) -> str:
 def _search(facts: Facts, figures: Mapping[str, Figure]) -> str:
     insight = facts.insight if facts.insight and facts.insight.objective == "mrr" else None
     note = "A dot is one training, the line the best so far: noisy values, so the best is partly luck."
-    chips = dict(_STAGES)
-    if insight:
-        note += (
-            " Squares are what the design recommended at that time was believed to be worth, with 90 % intervals. The "
-            f"grey band is random search: 400 searches through random architectures, at loss weights as the trials had "
-            f"them, each on a function drawn from the surrogate of all {insight.results} results, noise included; "
-            "median dotted, band 90 %."
-        )
-        chips |= {"serial": "believed", "muted": "random search"}
-    return _section(figures, "best_so_far", "The search", note, chips, search_table(insight) if insight else "")
+    if insight is None:
+        return _section(figures, "best_so_far", "The search", note, _STAGES)
+    note += " Squares: what the design recommended then was believed to be worth, with 90 % intervals."
+    chips = {**_STAGES, "serial": "believed", "muted": "random search"}
+    return _section(figures, "best_so_far", "The search", note, chips, _random_search(insight) + search_table(insight))
+
+
+def _random_search(insight: Insight) -> str:
+    return (
+        "<details><summary>How the band of random search is computed</summary><p>Nobody ran it: a surrogate was fitted "
+        f"to all {insight.results} results. 400 random searches go through random architectures, at loss weights as the "
+        "trials had them, each on a function of its own drawn from the surrogate, and see its values with noise. "
+        "Dotted: the median of their best so far; grey: the middle 90 %.</p></details>"
+    )
 
 
 def _effects(facts: Facts, figures: Mapping[str, Figure]) -> str:
@@ -175,7 +181,7 @@ def _retests(facts: Facts, figures: Mapping[str, Figure]) -> str:
     note = f"Trained again with fresh seeds: small dots. {sentence(facts.rule)}"
     if any(candidate.search_value is not None for candidate in facts.candidates):
         note += " A diamond is what the search had scored, with the luck of being picked."
-    return _section(figures, "retests", "Re-tests", note, None, decision(facts) + retests_table(facts))
+    return _section(figures, "retests", "Re-tests", note, None, decision(facts) + audit(facts) + retests_table(facts))
 
 
 def _cost(facts: Facts, figures: Mapping[str, Figure]) -> str:
@@ -237,7 +243,8 @@ def _test_table(facts: Facts) -> str:
         bar = f'<td class="bar{"" if won else " other"}" style="--w:{width}"></td>'
         title = f' title="{escape(str(row["note"]), quote=True)}"' if row.get("note") else ""
         rows.append(f"<tr{title}{' class=best' if won else ''}><td>{escape(label)}</td>{figures}{bar}</tr>")
-    head = '<tr><th>model</th><th class="n">MRR</th><th class="n">R@10</th><th class="n">N@10</th><th></th></tr>'
+    heads = "".join(f'<th class="n">{title}</th>' for title in ("MRR", "R@10", "N@10"))
+    head = f'<tr><th>model</th>{heads}<th class="empty"></th></tr>'
     note = "All items ranked, read once. Popularity and neighbours need no training."
     table = f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
     return f'<section><h2>Test split</h2><p class="note">{note}</p>{table}</section>\n'

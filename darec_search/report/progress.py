@@ -28,7 +28,7 @@ def search_picture(facts: Facts) -> Figure | None:
     failed = [i for i, trial in enumerate(ended, 1) if trial.objective is None and trial.status != "pruned"]
     # At the lower edge, whatever the values are: a failure has none.
     axes.plot(failed, [0.02] * len(failed), "x", ms=5, mew=1.6, color=BAD, transform=axes.get_xaxis_transform())
-    axes.set(xlabel="trials ended", ylabel="validation MRR")
+    axes.set(xlabel="trials ended", ylabel="validation MRR", xlim=(0.3, len(ended) + 0.7))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
@@ -96,8 +96,12 @@ def cost_picture(facts: Facts) -> Figure | None:
     axes.step([p.cost for p in front], [p.mrr for p in front], where="post", color=ACCENT, lw=1.8)
     x, y = [p.cost for p in front], [p.mrr for p in front]
     axes.scatter(x, y, s=34, color=ACCENT, edgecolor=PANEL, lw=0.7, zorder=3)
+    apart, labelled = 0.04 * (max(p.cost for p in priced) - min(p.cost for p in priced)), -1.0
     for point in front:
-        at = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
+        if point.cost - labelled < apart:
+            continue  # its number would lie on the last one's; the table has it
+        labelled = point.cost
+        at = {"xytext": (-3, 4), "textcoords": "offset points", "ha": "right"}
         axes.annotate(str(point.number), (point.cost, point.mrr), **at, fontsize=8, color=INK)
     axes.set(xlabel=f"{facts.cost_unit} of a training", ylabel="validation MRR")
     axes.margins(x=0.06, y=0.12)

@@ -134,6 +134,21 @@ def decision(facts: Facts) -> str:
     return (f"<ul>{text}</ul>" if text else "") + chances
 
 
+def audit(facts: Facts) -> str:
+    """How well the search's part of the data orders designs as all data do; empty without an audit."""
+    found = facts.audit
+    correlation, interval = found.get("rank_correlation"), found.get("interval")
+    if not isinstance(correlation, int | float):
+        return ""
+    text = f"On the search's part of the data designs have a rank correlation of {correlation:.2f}"
+    if isinstance(interval, list) and len(interval) == 2:
+        text += f" (90 % interval {interval[0]:.2f} to {interval[1]:.2f})"
+    text += " with all data"
+    designs = found.get("designs")
+    text += f", over {designs} designs." if isinstance(designs, int) else "."
+    return f"<p>{escape(text)}</p>"
+
+
 def _percent(chance: float) -> str:
     """Whole per cent; what is not impossible is not called 0."""
     if 0 < chance < 0.01:
