@@ -91,7 +91,7 @@ def _curves(facts: Facts, name: str) -> list[_Curve]:
     trials = [trial for trial in facts.searched if trial.objective is not None]
     fitted = {c.architecture: c for c in (facts.insight.weights if facts.insight else ()) if c.name == name}
     if facts.study.config.search.strategy == "joint":
-        groups = {None: trials}
+        groups: dict[str | None, list[Trial]] = {None: trials}
     else:
         texts = dict.fromkeys(Architecture(t.spec.bits).text for t in trials if t.spec.stage == "weights")
         groups = {text: [t for t in trials if Architecture(t.spec.bits).text == text] for text in texts}
@@ -119,7 +119,7 @@ def _draw(axes: Axes, name: str, levels: Sequence[float], curve: _Curve, place: 
     heights = [1000 * (value - average) for value in values]
     axes.scatter(places, heights, s=16, color=colour, marker=marker, alpha=0.45, lw=0, zorder=2)
     if curve.fitted:
-        x, rows = range(len(levels)), curve.fitted.levels
+        x, rows = list(range(len(levels))), curve.fitted.levels
         axes.fill_between(x, _scaled(row.low for row in rows), _scaled(row.high for row in rows), color=colour,
                           alpha=0.16, lw=0)  # fmt: skip
         means = _scaled(row.mean for row in rows)

@@ -144,8 +144,8 @@ def _search(facts: Facts, figures: Mapping[str, Figure]) -> str:
 def _random_search(insight: Insight) -> str:
     return (
         "<details><summary>How the band of random search is computed</summary><p>Nobody ran it: a surrogate was fitted "
-        f"to all {insight.results} results. 400 random searches go through random architectures, at loss weights as the "
-        "trials had them, each on a function of its own drawn from the surrogate, and see its values with noise. "
+        f"to all {insight.results} results. 400 random searches go through random architectures, at loss weights as "
+        "the trials had them, each on a function of its own drawn from the surrogate, and see its values with noise. "
         "Dotted: the median of their best so far; grey: the middle 90 %.</p></details>"
     )
 

@@ -101,8 +101,8 @@ def cost_picture(facts: Facts) -> Figure | None:
         if point.cost - labelled < apart:
             continue  # its number would lie on the last one's; the table has it
         labelled = point.cost
-        at = {"xytext": (-3, 4), "textcoords": "offset points", "ha": "right"}
-        axes.annotate(str(point.number), (point.cost, point.mrr), **at, fontsize=8, color=INK)
+        axes.annotate(str(point.number), (point.cost, point.mrr), xytext=(-3, 4), textcoords="offset points",
+                      ha="right", fontsize=8, color=INK)  # fmt: skip
     axes.set(xlabel=f"{facts.cost_unit} of a training", ylabel="validation MRR")
     axes.margins(x=0.06, y=0.12)
     axes.xaxis.set_major_locator(MaxNLocator(6))

@@ -51,7 +51,7 @@ def random_search(
         after each of `length` trials the 5 %, 50 % and 95 % quantile.
     """
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    drawn = [Point(space.sample(rng).bits, weights[rng.integers(len(weights))].weights) for _ in range(_POOL)]
+    drawn = [Point(space.sample(rng).bits, weights[int(rng.integers(len(weights)))].weights) for _ in range(_POOL)]
     proposer = Proposer(space)
     values = proposer.model(observations).draws(proposer.encode(drawn), _SEARCHES, generator).numpy()
     order = np.stack([rng.choice(_POOL, length, replace=length > _POOL) for _ in range(_SEARCHES)])

@@ -3,15 +3,17 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from browser import find_browser, visit
 from study_folders import LEVELS, START, ask, fail, final_run, finish, new_study, promote, search, whole_study
 
-from darec_search.insight import read_insight, write_insight
+from darec_search.insight import Interaction, read_insight, write_insight
 from darec_search.report import architecture_picture, write_report
 from darec_search.report.facts import gather, headline, verdict
+from darec_search.report.tables import interactions
 from darec_search.study import Study
 from trainer.architecture import Architecture
 
@@ -44,8 +46,12 @@ class Balanced(HTMLParser):
 
 
 def page(study: Study) -> Balanced:
+    return parsed(write_report(study))
+
+
+def parsed(path: Path) -> Balanced:
     parser = Balanced()
-    parser.feed(write_report(study).read_text(encoding="utf-8"))
+    parser.feed(path.read_text(encoding="utf-8"))
     assert parser.open == []
     return parser
 
@@ -206,11 +212,12 @@ def told(tmp_path_factory):
     (study.folder / "audit.json").write_text(
         json.dumps({"rank_correlation": 0.61, "interval": [0.2, 0.9], "designs": 8})
     )
+    write_report(study)
     return study
 
 
 def test_what_mattered_and_how_sure_the_promotion_is(told):
-    html = page(told)
+    html = parsed(told.folder / "report.html")
     assert html.tags.count("svg") == 7
     for text in (
         "What mattered: adapters",
@@ -230,7 +237,7 @@ def test_what_mattered_and_how_sure_the_promotion_is(told):
 
 
 def test_every_picture_is_a_whole_svg_with_a_name_and_asks_the_network_for_nothing(told):
-    source = write_report(told).read_text()
+    source = (told.folder / "report.html").read_text()
     drawn = re.findall(r"<svg.*?</svg>", source, re.DOTALL)
     assert len(drawn) == 7
     for svg in drawn:
@@ -253,6 +260,16 @@ def test_levels_of_a_loss_weight_at_two_architectures_are_two_curves(told):
         assert sum(level.mean for level in levels) == pytest.approx(0, abs=0.002)
 
 
+def test_clear_interactions_are_told_in_words(told):
+    pair = Interaction(first="L0 causal", second="L1 context", mean=0.0042, low=0.001, high=0.008)
+    insight = read_insight(told.folder).model_copy(update={"interactions": (pair,)})
+    text = re.sub("<.*?>", "", interactions(insight))
+    assert text.startswith("One interaction is clear among 66 pairs of adapters")
+    assert "L0 causal being parallel is worth +4.2 more where L1 context is parallel too (+1.0 to +8.0)." in text
+    eight = insight.model_copy(update={"interactions": (pair,) * 8})
+    assert "The 6 largest" in interactions(eight)
+
+
 LOOK = """({
   overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   ground: getComputedStyle(document.body).backgroundColor,
@@ -273,7 +290,7 @@ def test_in_a_browser_every_picture_is_drawn_on_desk_and_phone_in_light_and_dark
         pytest.skip("no Chromium or Chrome: install one, or name it by DAREC_SEARCH_BROWSER")
     sizes = ((1200, 900), (360, 740))
     views = [{"width": w, "height": h, "dark": dark} for w, h in sizes for dark in (False, True)]
-    seen = visit(browser, write_report(told), views, LOOK)
+    seen = visit(browser, told.folder / "report.html", views, LOOK)
     for view, found in zip(views, seen, strict=True):
         assert found["console"] == []
         assert found["overflow"] <= 0, view
