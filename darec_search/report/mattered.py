@@ -79,7 +79,7 @@ def weights_picture(facts: Facts) -> Figure | None:
         axes.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
         axes.set(xlabel=f"λ {name}", xlim=(-0.5, len(levels) - 0.5))
         axes.grid(axis="x", visible=False)
-    panels[0].set_ylabel(f"{facts.objective}, difference\nfrom its mean ×10⁻³")
+    panels[0].set_ylabel(f"Δ {facts.objective} ×10⁻³")
     labels = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
     if len(labels) > 1:
         figure.legend(labels.values(), labels.keys(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
