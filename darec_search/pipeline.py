@@ -14,6 +14,7 @@ from darec_search import final_models, planning, promotion, runners
 from darec_search.config import StudyConfig
 from darec_search.controller import search, search_fidelity
 from darec_search.export import export
+from darec_search.insight import write_insight
 from darec_search.promotion import Promotion
 from darec_search.report import write_report
 from darec_search.runners.base import Event, Runner
@@ -146,6 +147,7 @@ def _finish(study: Study, observer: Observer, look: Callable[[Runner, OnEvent], 
         comparison = _train_and_test(study, decision, observer)
         observer.stage("export and report")
         export(study, study.folder / "best")
+        write_insight(study)
         report = write_report(study)
     finally:
         synced = mirror.close() if mirror is not None else None

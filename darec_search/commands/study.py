@@ -54,11 +54,14 @@ def status(parsed: argparse.Namespace, rest: list[str]) -> None:
 
 
 def report(parsed: argparse.Namespace, rest: list[str]) -> None:
-    """Write report.html."""
+    """Write report.html, and effects.json, which it draws."""
+    from darec_search.insight import write_insight
     from darec_search.report import write_report
     from darec_search.study import Study
 
-    say(str(write_report(Study.load(parsed.folder))))
+    study = Study.load(parsed.folder)
+    write_insight(study)
+    say(str(write_report(study)))
 
 
 def promote(parsed: argparse.Namespace, rest: list[str]) -> None:

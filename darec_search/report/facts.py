@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from darec_search.study import Study, Trial, best_trial
+from darec_search.insight import Insight, read_insight
+from darec_search.study import Study, Trial, best_trial, trial_fidelity
 from darec_search.variants import FIXED
 from trainer.architecture import FIXED_ARMS, Architecture
 from trainer.training.result import RunResult
@@ -20,6 +21,7 @@ from trainer.training.result import RunResult
 SEARCH_STAGES = ("weights", "architecture", "joint")
 REFERENCES = ("popularity", "neighbours")
 NAMES = {"serial": "all serial", "parallel": "all parallel", "darec_base": "DARec_base"}
+_OBJECTIVES = {"mrr": "validation MRR", "log_likelihood": "validation log-likelihood"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,19 @@ class Candidate:
     mean: float
     stderr: float | None
     search_value: float | None
+    estimate: float | None = None
+    interval: tuple[float, float] | None = None
+    """90 % interval of the estimate."""
+
+    @property
+    def value(self) -> float:
+        """The estimate by which the choice was made, else the mean."""
+        return self.mean if self.estimate is None else self.estimate
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Ends of the interval, or of the standard error around the mean."""
+        return self.interval or (self.mean - (self.stderr or 0.0), self.mean + (self.stderr or 0.0))
 
     @property
     def name(self) -> str:
@@ -42,6 +57,34 @@ class Candidate:
     def figure(self) -> str:
         """Mean ± standard error."""
         return f"{self.mean:.4f} ± {self.stderr:.4f}" if self.stderr is not None else f"{self.mean:.4f}"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How sure the promotion is; every part may be missing.
+
+    Args:
+        value: the winner's mean and the ends of its 90 % interval.
+        confidence: probability that the winner is the best of all arms.
+        as_good: by arm the probability that it is at least as good as the winner.
+        overstated: by how much the search's score of `winner` and of its `luckiest` design was too high.
+        spent: trainings.
+    """
+
+    value: tuple[float, float, float] | None
+    confidence: float | None
+    as_good: Mapping[str, float]
+    overstated: Mapping[str, float]
+    spent: int | None
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A training of the search data: its number, what it cost, its validation MRR."""
+
+    number: int
+    cost: float
+    mrr: float
 
 
 @dataclass(frozen=True)
@@ -57,6 +100,47 @@ class Facts:
     final: RunResult | None
     test: Mapping[str, Any]
     comparison: Sequence[Mapping[str, Any]]
+    decision: Decision
+    insight: Insight | None
+    audit: Mapping[str, Any]
+
+    @property
+    def objective(self) -> str:
+        """What the search maximised, in words."""
+        return _OBJECTIVES[self.study.config.search.objective]
+
+    @property
+    def searched_in_order(self) -> list[Trial]:
+        """Trials of the search with a result, in the order of their end."""
+        return [trial for trial, _ in self.ended if trial.spec.stage in SEARCH_STAGES]
+
+    @property
+    def places_of_values(self) -> list[int]:
+        """Which of `searched_in_order`, from 1, have an MRR, reached or foretold."""
+        return [i for i, trial in enumerate(self.searched_in_order, 1) if trial.estimate("mrr")[0] is not None]
+
+    @property
+    def on_gpus(self) -> bool:
+        """Whether trainings held GPUs."""
+        return any(result.cost.gpu_s for _, result in self.ended)
+
+    @property
+    def cost_unit(self) -> str:
+        """What a training costs."""
+        return "GPU-hours" if self.on_gpus else "seconds"
+
+    @property
+    def priced(self) -> list[Priced]:
+        """Finished trainings at the search's fidelity."""
+        fidelity = trial_fidelity(self.study.config)
+        costs = [
+            (trial, result.cost.gpu_s / 3600 if self.on_gpus else result.cost.wall_s) for trial, result in self.ended
+        ]
+        return [
+            Priced(trial.spec.number, cost, trial.objective)
+            for trial, cost in costs
+            if trial.objective is not None and trial.spec.fidelity == fidelity and cost > 0
+        ]
 
     @property
     def searched(self) -> list[Trial]:
@@ -102,6 +186,9 @@ def gather(study: Study) -> Facts:
         final=_final_result(study.folder / "final" / "result.json"),
         test=_mapping(study.folder / "final" / "metrics.json"),
         comparison=comparison if isinstance(comparison, list) else [],
+        decision=_decision(promotion),
+        insight=read_insight(study.folder),
+        audit=_mapping(study.folder / "audit.json"),
     )
 
 
@@ -236,6 +323,19 @@ def _candidate(entry: Mapping[str, Any]) -> Candidate:
         mean=float(entry["mean"]),
         stderr=float(stderr) if stderr is not None and math.isfinite(stderr) else None,
         search_value=entry.get("search_value"),
+        estimate=entry.get("estimate"),
+        interval=tuple(entry["interval"]) if entry.get("interval") else None,
+    )
+
+
+def _decision(promotion: Mapping[str, Any]) -> Decision:
+    value, overstated = promotion.get("value"), promotion.get("overstatement") or {}
+    return Decision(
+        value=(value["mean"], value["low"], value["high"]) if value else None,
+        confidence=promotion.get("confidence"),
+        as_good=promotion.get("as_good") or {},
+        overstated={name: overstated[name] for name in ("winner", "luckiest") if overstated.get(name) is not None},
+        spent=promotion.get("spent"),
     )
 
 

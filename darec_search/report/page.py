@@ -12,8 +12,21 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from darec_search.insight import Insight
+from darec_search.report.drawing import inline_svg, save
 from darec_search.report.facts import NAMES, Facts, Sentence, gather, headline, sentence, verdict
-from darec_search.report.pictures import inline_svg, pictures, save
+from darec_search.report.pictures import pictures
+from darec_search.report.tables import (
+    audit,
+    cost_table,
+    decision,
+    effects_table,
+    interactions,
+    retests_table,
+    search_table,
+    timeline_table,
+    weights_table,
+)
 from darec_search.study import Study, Trial, best_trial
 from darec_search.tracking.base import redact
 from trainer.architecture import Architecture
@@ -51,7 +64,14 @@ def write_report(study: Study) -> Path:
 def _page(facts: Facts, figures: Mapping[str, Figure]) -> str:
     style = resources.files("darec_search.report").joinpath("style.css").read_text(encoding="utf-8")
     name = escape(facts.study.config.name)
-    body = [_header(facts), _tiles(facts), _figures(facts, figures), _timeline(figures), _trials(facts), _where(facts)]
+    body = [
+        _header(facts),
+        _tiles(facts),
+        _figures(facts, figures),
+        _timeline(facts, figures),
+        _trials(facts),
+        _where(facts),
+    ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -98,35 +118,107 @@ def _figures(facts: Facts, figures: Mapping[str, Figure]) -> str:
     which = "The winner's architecture" if facts.winner else "The leading architecture"
     left = [
         _test_table(facts),
-        _picture(figures, "best_so_far", "The search", "A dot is one training, the line the best so far.", _STAGES),
-        _picture(figures, "weights", "Loss weights", "Dots are trainings, the line joins the means of the levels."),
+        _search(facts, figures),
+        _weights(facts, figures),
+        _cost(facts, figures),
     ]
     right = [
-        _picture(figures, "retests", "Re-tests", f"Trained again with fresh seeds. {sentence(facts.rule)}"),
-        _picture(figures, "architecture", which, "Layers from the input (L0) down to the output.", _KINDS),
+        _retests(facts, figures),
+        _effects(facts, figures),
+        _section(figures, "architecture", which, "Layers from the input (L0) down to the output.", _KINDS),
     ]
     columns = (f'<div class="column">{"".join(column)}</div>' for column in (left, right) if any(column))
     return f'<div class="grid">{"".join(columns)}</div>\n'
 
 
-def _picture(
-    figures: Mapping[str, Figure], name: str, title: str, note: str, colours: Mapping[str, str] | None = None
-) -> str:
-    if name not in figures:
-        return ""
-    svg = inline_svg(figures[name], escape(title, quote=True))
+def _search(facts: Facts, figures: Mapping[str, Figure]) -> str:
+    insight = facts.insight if facts.insight and facts.insight.objective == "mrr" else None
+    note = "A dot is one training, the line the best so far: noisy values, so the best is partly luck."
+    if insight is None:
+        return _section(figures, "best_so_far", "The search", note, _STAGES)
+    note += " Squares: what the design recommended then was believed to be worth, with 90 % intervals."
+    chips = {**_STAGES, "serial": "believed", "muted": "random search"}
+    return _section(figures, "best_so_far", "The search", note, chips, _random_search(insight) + search_table(insight))
+
+
+def _random_search(insight: Insight) -> str:
     return (
-        f'<section><h2>{escape(title)}</h2><p class="note">{escape(note)}</p>{_chips(colours or {})}{svg}</section>\n'
+        "<details><summary>How the band of random search is computed</summary><p>Nobody ran it: a surrogate was fitted "
+        f"to all {insight.results} results. 400 random searches go through random architectures, at loss weights as "
+        "the trials had them, each on a function of its own drawn from the surrogate, and see its values with noise. "
+        "Dotted: the median of their best so far; grey: the middle 90 %.</p></details>"
     )
 
 
-def _timeline(figures: Mapping[str, Figure]) -> str:
+def _effects(facts: Facts, figures: Mapping[str, Figure]) -> str:
+    insight = facts.insight
+    if insight is None:
+        return ""
+    where = f" at {_weights_text(insight.at)}" if insight.at else ""
+    note = (
+        f"By how much {facts.objective} rises when this adapter is parallel instead of serial, in thousandths, on "
+        f"average over all architectures{where}. Outlined and bold: the 90 % interval excludes 0. Posterior of a "
+        f"surrogate fitted to {insight.results} results."
+    )
+    kinds = {"parallel": "parallel is better", "serial": "serial is better"}
+    below = interactions(insight) + effects_table(insight)
+    return _section(figures, "effects", "What mattered: adapters", note, kinds, below)
+
+
+def _weights(facts: Facts, figures: Mapping[str, Figure]) -> str:
+    if facts.insight is None or not facts.insight.weights:
+        note = "Dots are trainings, the line joins the means of the levels."
+        return _section(figures, "weights", "Loss weights", note)
+    several = len({curve.architecture for curve in facts.insight.weights}) > 1
+    note = (
+        "Dots are trainings, lines and bands the surrogate's mean and 90 % interval for each level against the average "
+        f"of the levels.{' Every architecture at which levels were compared has its own line.' * several}"
+    )
+    return _section(figures, "weights", "What mattered: loss weights", note, None, weights_table(facts.insight))
+
+
+def _retests(facts: Facts, figures: Mapping[str, Figure]) -> str:
+    note = f"Trained again with fresh seeds: small dots. {sentence(facts.rule)}"
+    if any(candidate.search_value is not None for candidate in facts.candidates):
+        note += " A diamond is what the search had scored, with the luck of being picked."
+    return _section(figures, "retests", "Re-tests", note, None, decision(facts) + audit(facts) + retests_table(facts))
+
+
+def _cost(facts: Facts, figures: Mapping[str, Figure]) -> str:
+    note = (
+        "Trainings at the search's fidelity; no training beats those on the line, which bear their numbers, in both "
+        "cost and quality. Serving costs the same for every design: a serial and a parallel adapter have the same "
+        "parameters and take the same multiplications."
+    )
+    return _section(figures, "cost", "Quality against cost", note, None, cost_table(facts))
+
+
+def _section(
+    figures: Mapping[str, Figure],
+    name: str,
+    title: str,
+    note: str,
+    colours: Mapping[str, str] | None = None,
+    below: str = "",
+) -> str:
+    """A picture with its title, how to read it, and what stands below it (HTML)."""
+    if name not in figures:
+        return ""
+    svg = inline_svg(figures[name], escape(f"{title}. {note}", quote=True))
+    return (
+        f'<section id="{name}"><h2>{escape(title)}</h2><p class="note">{escape(note)}</p>{_chips(colours or {})}'
+        f"{svg}{below}</section>\n"
+    )
+
+
+def _timeline(facts: Facts, figures: Mapping[str, Figure]) -> str:
     if "timeline" not in figures:
         return ""
-    svg = inline_svg(figures["timeline"], "Timeline of the lanes")
+    svg = inline_svg(figures["timeline"], "Timeline of the lanes; the table below has their figures")
     return (
-        '<section><h2>Who ran when</h2><p class="note">One row a lane; a gap is a lane that waited.</p>'
-        f'{_chips(_TIMES)}<div class="scroll wide">{svg}</div></section>\n'
+        '<section id="timeline"><h2>Who ran when</h2><p class="note">One row a lane, one bar a run with its number; a '
+        "thin line is a lane that waited. An outlined bar was stopped early, × is a failure.</p>"
+        f'{_chips(_TIMES)}<div class="scroll wide" tabindex="0">{svg}</div>{timeline_table(facts)}</section>\n'
     )
 
 
@@ -151,7 +243,8 @@ def _test_table(facts: Facts) -> str:
         bar = f'<td class="bar{"" if won else " other"}" style="--w:{width}"></td>'
         title = f' title="{escape(str(row["note"]), quote=True)}"' if row.get("note") else ""
         rows.append(f"<tr{title}{' class=best' if won else ''}><td>{escape(label)}</td>{figures}{bar}</tr>")
-    head = '<tr><th>model</th><th class="n">MRR</th><th class="n">R@10</th><th class="n">N@10</th><th></th></tr>'
+    heads = "".join(f'<th class="n">{title}</th>' for title in ("MRR", "R@10", "N@10"))
+    head = f'<tr><th>model</th>{heads}<th class="empty"></th></tr>'
     note = "All items ranked, read once. Popularity and neighbours need no training."
     table = f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
     return f'<section><h2>Test split</h2><p class="note">{note}</p>{table}</section>\n'

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -81,6 +82,73 @@ class StructuredKernels:
         smooth = torch.einsum("snl,clm,snm->cn", z_snl, self._depth_cll, z_snl) / self._d
         ones = torch.ones(len(self) - len(smooth), len(points_nd), dtype=torch.float64)
         return torch.cat([smooth, ones])
+
+    def averages(self, points_nd: Tensor, sets_fk: Tensor, shares: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Covariances of f(x) with the averages E[χ_S f], χ_S = Π_{i∈S} z_i, and variances of these averages.
+
+        The average is over all 2^d architectures, each as likely, and over λ by `shares`. Every component is a
+        polynomial in the z_i z'_i, of which it leaves the term of S:
+
+        | component | one bit i, layer l, slot s | bits i, j |
+        |---|---|---|
+        | linear, smooth | (C z_s)_l / d | 0 |
+        | neighbours | 0 | z_i z_j / number of near pairs, if they are near |
+        | pairs | 0 | 2 z_i z_j / (d(d-1)) |
+        | hamming-r | a^(d-1) b z_i | a^(d-2) b² z_i z_j, with a = (1 + e^(-r/d))/2, b = 1 - a |
+
+        times what `shares` make of the loss weights' ρ.
+
+        Args:
+            points_nd: encoded points.
+            sets_fk: F sets S of k bits each, k = 0, 1 or 2; long.
+            shares: for each loss weight with more than one level its measure, [levels]; signed for a contrast.
+
+        Returns:
+            covariances [B, n, F] and variances [B, F].
+        """
+        z = 1 - 2 * points_nd[:, : self._d]
+        rho = [self._rho[: len(share), : len(share)] @ share for share in shares]
+        levels = [points_nd[:, self._d + i].long() for i in self._free]
+        seen_wn = [of_level[level] for of_level, level in zip(rho, levels, strict=True)]
+        own = [float(share @ of_level) for share, of_level in zip(shares, rho, strict=True)]
+        masses, own_w = z.new_tensor([float(share.sum()) for share in shares]), z.new_tensor(own)
+        cross_nw = torch.stack(seen_wn, 1) if shares else z.new_zeros(len(z), 0)
+        smoothed_cnd = (self._by_slot(z) @ self._depth_cll[:, None]).permute(0, 2, 3, 1).flatten(2)
+        cross = self._average(z[:, sets_fk].prod(-1), smoothed_cnd, sets_fk, cross_nw, masses)
+        ones = z.new_ones(1, len(sets_fk))
+        # At itself a smooth component is C_ll = 1, whatever the layer.
+        alike = z.new_ones(len(self._depth_cll), 1, self._d)
+        return cross, self._average(ones, alike, sets_fk, own_w[None], masses**2)[:, 0]
+
+    def _average(self, chi_nf: Tensor, smoothed_cnd: Tensor, sets_fk: Tensor, rho_nw: Tensor, mass_w: Tensor) -> Tensor:
+        """[B, n, F] from the products of bits, the smoothed bits, and the averaged ρ of each loss weight."""
+        order, d, none = sets_fk.shape[1], self._d, torch.zeros_like(chi_nf)
+        others = [torch.cat([mass_w[:i], mass_w[i + 1 :]]).prod() for i in range(len(mass_w))]
+        parts_nw = rho_nw * torch.stack(others) if others else rho_nw
+        if order == 1:
+            bits = sets_fk[:, 0]
+            slots_ns = self._slot_modulation(parts_nw, mass_w)
+            parts = list(smoothed_cnd[:, :, bits] / d * slots_ns[:, bits % self._slots])
+        else:
+            parts = [none] * len(smoothed_cnd)
+        if d > 1:
+            near = {tuple(pair) for pair in self._near.T.tolist()}
+            is_near = torch.tensor([tuple(sorted(bits)) in near for bits in sets_fk.tolist()], dtype=torch.float64)
+            parts += [chi_nf * is_near / self._near.shape[1], chi_nf * 2 / (d * (d - 1))] if order == 2 else [none] * 2
+        for rate in HAMMING_RATES:
+            differing = (1 - math.exp(-rate / d)) / 2
+            parts.append(chi_nf * (1 - differing) ** (d - order) * differing**order * rho_nw.prod(1)[:, None])
+        if self._free:
+            parts.append(chi_nf * parts_nw.mean(1)[:, None] if order == 0 else none)
+        return torch.stack(parts)
+
+    def _slot_modulation(self, parts_nw: Tensor, mass_w: Tensor) -> Tensor:
+        """[n, S] share of each slot's linear part that the loss weights leave."""
+        if not self._free:
+            return parts_nw.new_ones(len(parts_nw), self._slots)
+        own = {weight: place for place, weight in enumerate(self._free)}
+        rho = [parts_nw[:, own[slot]] if slot in own else parts_nw.mean(1) for slot in range(self._slots)]
+        return (mass_w.prod() + torch.stack(rho, 1)) / 2
 
     def _linear(self, left_z: Tensor, right_z: Tensor, rho_wnm: Tensor) -> Tensor:
         """Linear and smooth parts [1 + scales, n, m], each slot's share modulated by the loss weights."""

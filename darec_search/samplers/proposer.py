@@ -72,6 +72,11 @@ class Proposer:
         data = Data.of(self.encode([o.point for o in observations]), y, [o.stderr for o in observations])
         return StructuredMixture(self._covariances, data, *self._bank, keep=keep, trend=self._trend)
 
+    def model_for_intervals(self, observations: Sequence[Observation]) -> StructuredMixture:
+        """The surrogate whose intervals hold what they say: of all bank entries, unless there are many observations."""
+        few = len(observations) <= _WHOLE_BANK_UP_TO
+        return self.model(observations, len(self._bank[1]) if few else _KEPT)
+
     def propose(
         self,
         observations: Sequence[Observation],
@@ -117,7 +122,7 @@ class Proposer:
         model, x = self.model(observations), self.encode(points)
         means = model.mean(x)
         order = torch.sort(means.round(decimals=9), descending=True, stable=True).indices[:count]
-        wide = self.model(observations, len(self._bank[1])) if len(observations) <= _WHOLE_BANK_UP_TO else model
+        wide = self.model_for_intervals(observations) if len(observations) <= _WHOLE_BANK_UP_TO else model
         low, high = wide.interval(x[order], LEVEL)
         rows = zip(order.tolist(), means[order].tolist(), low.tolist(), high.tolist(), strict=True)
         return [Recommendation(points[row], mean, below, above) for row, mean, below, above in rows]

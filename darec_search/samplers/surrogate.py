@@ -143,6 +143,11 @@ class StructuredMixture(Model):
         return data.x[keep], y, data.noise_scale[keep]
 
     @property
+    def points(self) -> Tensor:
+        """[n, D] encoded points of the observations, and of the designs under way."""
+        return self._x
+
+    @property
     def num_outputs(self) -> int:
         """One objective."""
         return 1
@@ -206,8 +211,46 @@ class StructuredMixture(Model):
         Returns:
             lower [m] and upper [m] ends.
         """
-        means, variances = (values.numpy() for values in self.marginals(x))
-        scales, weights, freedom = np.sqrt(variances), self.weights.numpy(), len(self._x) + 2
+        return self._quantiles(*self.marginals(x), level)
+
+    def contrasts(self, cross_bnf: Tensor, prior_bf: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Linear functionals of f that are zero for a constant, such as effects: they are Student t too.
+
+        Args:
+            cross_bnf: each kernel's covariances of f at the observations with the functionals.
+            prior_bf: each kernel's variances of the functionals.
+            level: probability of the intervals, which have equal tails.
+
+        Returns:
+            means [F], lower [F] and upper [F] ends, in the objective's units.
+
+        Raises:
+            ValueError: with a prior mean, whose own effects nobody has given.
+        """
+        if self._trend:
+            raise ValueError("effects are those of a surrogate without a prior mean")
+        cross = (self.weightings @ cross_bnf.flatten(1)).reshape(-1, *cross_bnf.shape[1:])
+        means = self._spread * torch.einsum("cnf,cn->cf", cross, self._alpha)
+        explained = (self._inverse @ cross).square().sum(1)
+        variances = (self.weightings @ prior_bf - explained).clamp_min(1e-10) * self._amplitude[:, None]
+        return self.weights @ means, *self._quantiles(means, self._spread**2 * variances, level)
+
+    def draws(self, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """[count, m] joint draws of what trainings of m designs would show, noise included."""
+        joint = self.posterior(x[None], observation_noise=True).distribution
+        factors = torch.linalg.cholesky(joint.covariance_matrix[0])
+        chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        normal = torch.randn(count, len(x), generator=generator, dtype=torch.float64)
+        # With the amplitude integrated out it is a Student t: a normal over the root of a scaled χ².
+        freedom = len(self._x) + 2
+        squares = torch.randn(count, freedom, generator=generator, dtype=torch.float64).square().mean(1, keepdim=True)
+        shifts = torch.stack([factors[entry] @ row for entry, row in zip(chosen, normal, strict=True)])
+        return joint.mean[0][chosen] + shifts / squares.sqrt()
+
+    def _quantiles(self, means_cm: Tensor, variances_cm: Tensor, level: float) -> tuple[Tensor, Tensor]:
+        """Lower [m] and upper [m] ends of the mixture's intervals with equal tails."""
+        means, scales = means_cm.numpy(), variances_cm.sqrt().numpy()
+        weights, freedom = self.weights.numpy(), len(self._x) + 2
 
         def quantile(probability: float) -> Tensor:
             # Every component's own quantile lies on one side or the other of the mixture's.

@@ -3,12 +3,17 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
-from study_folders import ask, fail, final_run, finish, new_study, promote, search, whole_study
+from browser import find_browser, visit
+from study_folders import LEVELS, START, ask, fail, final_run, finish, new_study, promote, search, whole_study
 
+from darec_search.insight import Interaction, read_insight, write_insight
 from darec_search.report import architecture_picture, write_report
 from darec_search.report.facts import gather, headline, verdict
+from darec_search.report.tables import interactions
 from darec_search.study import Study
 from trainer.architecture import Architecture
 
@@ -41,8 +46,12 @@ class Balanced(HTMLParser):
 
 
 def page(study: Study) -> Balanced:
+    return parsed(write_report(study))
+
+
+def parsed(path: Path) -> Balanced:
     parser = Balanced()
-    parser.feed(write_report(study).read_text(encoding="utf-8"))
+    parser.feed(path.read_text(encoding="utf-8"))
     assert parser.open == []
     return parser
 
@@ -55,7 +64,7 @@ def said(study: Study) -> str:
 def test_a_whole_study_shows_everything_in_one_file(tmp_path):
     study = whole_study(tmp_path / "study")
     html = page(study)
-    assert html.tags.count("svg") == 5
+    assert html.tags.count("svg") == 6
     for text in (
         "The search found the winner",
         "SPS",
@@ -71,7 +80,7 @@ def test_a_whole_study_shows_everything_in_one_file(tmp_path):
     assert "<script" not in source
     assert not re.search(r"""(src|href)=["']?(https?:|//|/)""", source)
     assert "prefers-color-scheme: dark" in source
-    names = {"best_so_far", "architecture", "retests", "weights", "timeline"}
+    names = {"best_so_far", "architecture", "retests", "weights", "cost", "timeline"}
     found = {file.name for file in (study.folder / "report").iterdir()}
     assert found == {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
 
@@ -179,6 +188,122 @@ def test_an_architecture_can_be_drawn_at_any_depth(tmp_path, layers):
         assert (tmp_path / name).read_bytes().startswith(start)
     svg = (tmp_path / "a.svg").read_text()
     assert svg.count(">parallel<") == 3 * layers
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """A whole study, λ tried again at its best architecture, with what mattered and how sure the promotion is."""
+    study = whole_study(tmp_path_factory.mktemp("told") / "study", finished=16)
+    for align in LEVELS:
+        finish(study, ask(study, (0, 1) * 6, align, "weights", seed=50), 0.03 + 0.001 * align, START + 300)
+    write_insight(study)
+    file = study.folder / "promotion.json"
+    promotion = json.loads(file.read_text())
+    for entry in promotion["candidates"]:
+        entry |= {"estimate": entry["mean"] - 0.0001, "interval": [entry["mean"] - 0.002, entry["mean"] + 0.002]}
+    promotion |= {
+        "value": {"mean": 0.0309, "low": 0.0289, "high": 0.0329},
+        "confidence": 0.83,
+        "as_good": {"serial": 0.004, "parallel": 0.16},
+        "overstatement": {"winner": 0.0041, "luckiest": None},
+        "spent": 6,
+    }
+    file.write_text(json.dumps(promotion))
+    (study.folder / "audit.json").write_text(
+        json.dumps({"rank_correlation": 0.61, "interval": [0.2, 0.9], "designs": 8})
+    )
+    write_report(study)
+    return study
+
+
+def test_what_mattered_and_how_sure_the_promotion_is(told):
+    html = parsed(told.folder / "report.html")
+    assert html.tags.count("svg") == 7
+    for text in (
+        "What mattered: adapters",
+        "What mattered: loss weights",
+        "66 pairs of adapters",
+        "all serial",
+        "SPS-PSP-SPS-PSP",
+        "How the band of random search is computed",
+        "The winner is worth 0.0309 (90 % interval 0.0289 to 0.0329).",
+        "best of all that were tested again: 83 %.",
+        "score of the winner was 0.0041 too high",
+        "6 trainings were spent",
+        "< 1 %",
+        "rank correlation of 0.61",
+    ):
+        assert text in html.text, text
+
+
+def test_every_picture_is_a_whole_svg_with_a_name_and_asks_the_network_for_nothing(told):
+    source = (told.folder / "report.html").read_text()
+    drawn = re.findall(r"<svg.*?</svg>", source, re.DOTALL)
+    assert len(drawn) == 7
+    for svg in drawn:
+        root = ElementTree.fromstring(svg.replace("xlink:href", "href"))
+        assert root.get("role") == "img"
+        assert len(root.get("aria-label", "")) > 10
+        assert len(list(root.iter())) > 20
+    for file in (told.folder / "report").glob("*.svg"):
+        ElementTree.parse(file)
+    assert not re.search(r"""(src|href|action)\s*=\s*["']?(https?:|//)|url\(["']?(https?:|//)|@import""", source)
+    # Every colour of a picture is a variable, so that dark pages have dark pictures.
+    assert not [svg for svg in drawn if re.search(r"#[0-9a-f]{6}", re.sub(r'(id|href)="[^"]*"|url\([^)]*\)', "", svg))]
+
+
+def test_levels_of_a_loss_weight_at_two_architectures_are_two_curves(told):
+    curves = {curve.architecture: curve.levels for curve in read_insight(told.folder).weights}
+    assert set(curves) == {"SSS-SSS-SSS-SSS", "SPS-PSP-SPS-PSP"}
+    for levels in curves.values():
+        assert [level.trials >= 1 for level in levels] == [True] * 3
+        assert sum(level.mean for level in levels) == pytest.approx(0, abs=0.002)
+
+
+def test_clear_interactions_are_told_in_words(told):
+    pair = Interaction(first="L0 causal", second="L1 context", mean=0.0042, low=0.001, high=0.008)
+    insight = read_insight(told.folder).model_copy(update={"interactions": (pair,)})
+    text = re.sub("<.*?>", "", interactions(insight))
+    assert text.startswith("One interaction is clear among 66 pairs of adapters")
+    assert "L0 causal being parallel is worth +4.2 more where L1 context is parallel too (+1.0 to +8.0)." in text
+    eight = insight.model_copy(update={"interactions": (pair,) * 8})
+    assert "The 6 largest" in interactions(eight)
+
+
+LOOK = """({
+  overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+  ground: getComputedStyle(document.body).backgroundColor,
+  text: getComputedStyle(document.querySelector('svg text')).fill,
+  pictures: [...document.querySelectorAll('svg')].map(svg => {
+    const box = svg.getBoundingClientRect();
+    const shapes = [...svg.querySelectorAll('path, use, text')].filter(s => s.getBoundingClientRect().width > 0);
+    // The box of a rotated text with a superscript reaches a little beyond its ink.
+    const outside = [...svg.querySelectorAll('text')].filter(t => {
+      const b = t.getBoundingClientRect(); return b.left < box.left - 6 || b.right > box.right + 6;});
+    return {width: box.width, height: box.height, shapes: shapes.length, outside: outside.map(t => t.textContent)};
+  }),
+})"""
+
+
+def test_in_a_browser_every_picture_is_drawn_on_desk_and_phone_in_light_and_dark(told):
+    browser = find_browser()
+    if browser is None:
+        pytest.skip("no Chromium or Chrome: install one, or name it by DAREC_SEARCH_BROWSER")
+    sizes = ((1200, 900), (360, 740))
+    views = [{"width": w, "height": h, "dark": dark} for w, h in sizes for dark in (False, True)]
+    seen = visit(browser, told.folder / "report.html", views, LOOK)
+    for view, found in zip(views, seen, strict=True):
+        assert found["console"] == []
+        assert found["overflow"] <= 0, view
+        assert len(found["pictures"]) == 7
+        for picture in found["pictures"]:
+            assert picture["width"] > 280
+            assert picture["height"] > 60
+            assert picture["shapes"] > 10
+            assert picture["outside"] == []
+    light, dark = seen[:2]
+    assert light["ground"] != dark["ground"]
+    assert light["text"] != dark["text"]
 
 
 def test_the_same_study_gives_the_same_page(tmp_path):
