@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
+from darec_search.card import architecture_text
 from trainer.config import (
     DataConfig,
     ExecutionConfig,
@@ -99,7 +100,10 @@ class SearchConfig(Section):
     )
     epochs: Positive | None = Field(None, description="Epochs of a trial; those of `optimization` when absent.")
     weights: WeightLevels = Field(default_factory=lambda: WeightLevels(), description="The λ that are searched.")
-    fixed_architecture: str = Field("serial", description="Architecture at which a `staged` search looks for λ.")
+    fixed_architecture: str = Field(
+        "serial",
+        description="Architecture at which a `staged` search looks for λ; as text, or the path of a card or export.",
+    )
     weight_search: Literal["grid", "one_at_a_time"] = Field(
         "grid",
         description="λ in a `staged` search. `grid`: every combination of levels. `one_at_a_time`: for each weight in "
@@ -132,6 +136,11 @@ class SearchConfig(Section):
         description="Trials proposed ahead of a free lane, so that it never waits for the sampler; every proposal then "
         "knows so many results less.",
     )
+
+    @field_validator("fixed_architecture")
+    @classmethod
+    def _of_a_card(cls, text: str) -> str:
+        return architecture_text(text)
 
     @field_validator("sampler_options")
     @classmethod

@@ -165,9 +165,9 @@ def test_other_items_cannot_be_evaluated(finished, tmp_path):
 
 def test_an_export_replaces_an_older_one_and_nothing_else(finished, tmp_path):
     out = tmp_path / "deep" / "model"
-    first = export(finished.study, out)
+    first = export(finished.study, out, verified=False)
     (out / "stale.txt").write_text("old")
-    assert export(finished.study, out) == first
+    assert export(finished.study, out, verified=False) == first
     assert not (out / "stale.txt").exists()
     assert not [file for file in out.parent.iterdir() if file != out]
     (tmp_path / "mine").mkdir()
@@ -203,7 +203,8 @@ def test_the_card_names_the_commit_that_was_trained_on(finished, tmp_path, monke
     (final / "run.json").write_text(json.dumps(ran))
     result = json.loads((final / "result.json").read_text())
     (final / "result.json").write_text(json.dumps({**result, "revision": trained_on}))
-    card = export(Study.load(tmp_path / "study"), tmp_path / "out")
+    # The fresh process would ask the true hub.
+    card = export(Study.load(tmp_path / "study"), tmp_path / "out", verified=False).card
     assert (card.model.backbone.name, card.model.backbone.revision) == ("someone/tiny", trained_on)
     assert not (tmp_path / "out" / "backbone").exists()
     assert load(tmp_path / "out").card == card
