@@ -128,8 +128,8 @@ class SearchConfig(Section):
     )
     warm_start: tuple[str, ...] = Field(
         (),
-        description="Folders of old studies to start from. Their trials of the same task count as results, the others "
-        "as prior knowledge, believed in as far as it predicts the new results (`ax_bayes`).",
+        description="Folders of old studies, cards and exports to start from. Their trials of the same task count as "
+        "results, the others as prior knowledge, believed in as far as it predicts the new results (`ax_bayes`).",
     )
     ahead: Annotated[int, Field(ge=0)] = Field(
         0,

@@ -1,6 +1,6 @@
 """`scores.onnx`: the scores of all items after histories, for a program without PyTorch (extra `onnx`).
 
-items   in   int64 [batch, length]   places in items.parquet, oldest first, filled with -1 on the left; at most max_items
+items   in   int64 [batch, length]   places in items.parquet, oldest first, -1 fills the left; at most max_items
 users   in   int64 [batch]           places in users.parquet, -1 for a user who was not trained on
 scores  out  float32 [batch, items]  of every item, in the order of items.parquet
 

@@ -47,7 +47,7 @@ class Items:
             ids = ", ".join(self._ids[place] for place in found[:5]) + (", …" if len(found) > 5 else "")
             raise BadInput(f"{name!r}: {len(found)} items are called so (ids {ids}); name one by its id")
         nearest = "; ".join(f"{self._titles[place]!r} (id {self._ids[place]})" for place in self.nearest(name))
-        raise BadInput(f"{name!r}: is neither the id nor the title of an item of this model; nearest: {nearest}")
+        raise BadInput(f"{name!r}: is unknown to this model, as an id and as a title; nearest: {nearest}")
 
     def nearest(self, name: str, count: int = _NEAREST) -> list[int]:
         """Places of the items whose titles are the most like a name, best first."""
