@@ -36,6 +36,7 @@ from darec_search.verification import SAMPLED, Verified, evenly, verify
 from trainer.architecture import Architecture
 from trainer.config import RunConfig
 from trainer.data.dataset import Dataset
+from trainer.data.ragged import read_table
 from trainer.errors import BadInput
 from trainer.inference import FoldIn, TrainedModel, default_device, restore
 from trainer.metrics import ranking_metrics
@@ -142,6 +143,7 @@ def _write(final: _Final, folder: Path, format: Format) -> Card:
     unseen, fold_in = _unseen(model, final.dataset)
     if fold_in is not None:
         save_file({"weight": fold_in.weight.contiguous(), "bias": fold_in.bias.contiguous()}, folder / FOLD_IN)
+        (folder / FOLD_IN).chmod(0o644)  # safetensors lets nobody else read it
     backbone = final.warm.materials(final.config).backbone
     card = _card(final, copy_backbone(backbone.name, folder), backbone.revision, folder).model_copy(
         update={"unseen": unseen, "sample": _sample(final, model), "format": format}
@@ -217,7 +219,7 @@ def _sample(final: _Final, model: TrainedModel) -> Sample:
     tolerance = _TOLERANCE[final.config.execution.precision]
     measured = final.folder / "ranks.parquet"
     if measured.exists():
-        ranks: NDArray[np.float64] = np.asarray(pq.read_table(measured).column("winner"))[chosen]
+        ranks: NDArray[np.float64] = np.array(read_table(measured).column("winner").to_pylist())[chosen]
         split = "test"
     else:
         ranks = model.rank(final.dataset, "validation", known_users=True, chosen=chosen).ranks.numpy()

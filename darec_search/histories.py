@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from darec_search.recommender import Recommendation, Recommender
+from trainer.data.ragged import read_table
 from trainer.errors import BadInput
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -158,7 +159,7 @@ def _json_lines(path: Path) -> Iterator[History]:
 
 
 def _parquet(path: Path) -> Iterator[History]:
-    table = pq.read_table(path)
+    table = read_table(path)
     if "history" not in table.column_names:
         raise BadInput(f"{path}: has no column `history`; name the column of the items so")
     users = table.column("user").to_pylist() if "user" in table.column_names else [None] * table.num_rows

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from darec_search.card import CARD, Card, read_card
@@ -16,6 +15,7 @@ from darec_search.digests import sha256
 from darec_search.evaluation import Evaluation
 from darec_search.titles import Items
 from trainer.data.dataset import Dataset, Split
+from trainer.data.ragged import read_table
 from trainer.errors import BadInput
 from trainer.inference import FoldIn, TrainedModel, assemble, default_device
 from trainer.metrics import CUTOFF
@@ -190,8 +190,8 @@ def read_tables(folder: Path, card: Card) -> tuple[dict[str, list[str]], list[st
     if file.exists() and sha256(file) != card.items_sha256:
         raise BadInput(f"{file}: is not the one that {CARD} describes; export it again")
     try:
-        items = pq.read_table(file).to_pydict()
-        users = pq.read_table(folder / "users.parquet").column("id").to_pylist()
+        items = read_table(file).to_pydict()
+        users = read_table(folder / "users.parquet").column("id").to_pylist()
     except (OSError, pa.ArrowException, KeyError) as error:
         raise BadInput(f"{folder}: items.parquet or users.parquet cannot be read ({error}); export it again") from error
     return items, users

@@ -5,6 +5,7 @@ It has no password and no encryption: it is meant for this machine, or for a net
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 
 from darec_search.histories import History, resolved
 from darec_search.recommender import Recommender
@@ -97,12 +99,15 @@ def create_app(recommender: Recommender) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
         problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        return JSONResponse({"error": f"{where}: {problem['msg']}"}, 422)
+        return _problem(f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}", 422)
 
     @app.exception_handler(BadInput)
     async def explain(request: Request, error: BadInput) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, 400)
+        return _problem(str(error), 400)
+
+    @app.exception_handler(HTTPException)
+    async def tell(request: Request, error: HTTPException) -> JSONResponse:
+        return _problem(str(error.detail), error.status_code, error.headers)
 
     @app.get("/health")
     def health() -> Health:
@@ -127,3 +132,8 @@ def create_app(recommender: Recommender) -> FastAPI:
         ]
 
     return app
+
+
+def _problem(sentence: str, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    # A request may hold halves of surrogate pairs, which UTF-8 cannot.
+    return JSONResponse({"error": sentence.encode("utf-8", "backslashreplace").decode()}, status, headers)

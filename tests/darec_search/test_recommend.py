@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -153,6 +154,7 @@ def test_it_needs_only_what_the_trainer_needs(finished, recommender, tmp_path):
     """Without the search's and the tracking's packages, as after requirements-recommend.txt."""
     guard = """
 import sys
+from pathlib import Path
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {"ax", "botorch", "gpytorch", "cmaes", "faiss", "matplotlib", "mlflow", "onnx",
@@ -177,3 +179,15 @@ sys.exit(max(codes))
     measured = decoder.raw_decode(ran.stdout[end:].lstrip())[0]
     assert [found["id"] for found in recommended[0]["items"]] == [i.id for i in recommender.recommend([[item]])[0]]
     assert measured["mrr"] == pytest.approx(recommender.card.metrics["test"]["mrr"], abs=1e-6)
+
+
+def test_the_list_for_recommending_is_a_part_of_the_lock():
+    root = Path(__file__).resolve().parents[2]
+    lock, few = (
+        [line for line in (root / name).read_text().splitlines() if line and not line.startswith("#")]
+        for name in ("requirements.lock", "requirements-recommend.txt")
+    )
+    assert set(few) < set(lock)
+    names = {line.split("==")[0].lower() for line in few}
+    assert {"torch", "transformers", "pyarrow", "fastapi", "uvicorn"} <= names
+    assert not names & {"ax-platform", "botorch", "mlflow", "mlflow-skinny", "optuna", "ray", "pandas"}
