@@ -99,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     _json(audit)
     audit.add_argument("--train", type=int, metavar="N", help="designs of the search that audits train on all users")
     export.add_argument("--to", type=Path, required=True, help="folder to write")
+    export.add_argument(
+        "--format",
+        choices=("torch", "onnx-scores", "card"),
+        default="torch",
+        help="a folder that recommends (the default), an ONNX graph of all items' scores, or the card alone",
+    )
     sync.add_argument("--tracking-uri", help="MLflow; the study's own when absent")
 
     train = _command(commands, "train", training.train, "the trainings of a run file, without a search; resumes")
@@ -110,11 +116,24 @@ def _parser() -> argparse.ArgumentParser:
 
     recommend = _command(commands, "recommend", models.recommend, "the best next items after a history")
     recommend.add_argument("model", type=Path, help="exported folder")
-    history = recommend.add_mutually_exclusive_group(required=True)
-    history.add_argument("--history", help="item ids, oldest first, separated by commas")
-    history.add_argument("--histories", type=Path, help="file with one such history a line")
+    recommend.add_argument("--history", help="item ids or titles, oldest first, separated by commas")
+    recommend.add_argument("--title", action="append", help="title of an item, oldest first; once for each item")
+    recommend.add_argument(
+        "--histories", type=Path, metavar="FILE", help="histories as csv, tsv, jsonl, parquet or lines"
+    )
+    recommend.add_argument(
+        "--user", metavar="ID", help="who it is, if trained on; with --data the history is read there"
+    )
+    recommend.add_argument("--data", type=Path, metavar="DIR", help="dataset folder that holds the user's history")
     recommend.add_argument("--top", type=int, default=10, help="items per history (10)")
+    recommend.add_argument("--exclude-seen", action="store_true", help="leave out the items of the history")
+    recommend.add_argument("--out", type=Path, metavar="FILE", help="csv, tsv, jsonl or parquet file to write")
     _json(recommend)
+
+    serve = _command(commands, "serve", models.serve, "recommendations of an exported model over HTTP")
+    serve.add_argument("model", type=Path, help="exported folder")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (this machine alone)")
+    serve.add_argument("--port", type=int, default=8000, help="port to listen at (8000)")
 
     evaluate = _command(commands, "evaluate", models.evaluate, "metrics of an exported model on a dataset")
     evaluate.add_argument("model", type=Path, help="exported folder")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
+from darec_search.card import architecture_text
 from trainer.config import (
     DataConfig,
     ExecutionConfig,
@@ -99,7 +100,10 @@ class SearchConfig(Section):
     )
     epochs: Positive | None = Field(None, description="Epochs of a trial; those of `optimization` when absent.")
     weights: WeightLevels = Field(default_factory=lambda: WeightLevels(), description="The λ that are searched.")
-    fixed_architecture: str = Field("serial", description="Architecture at which a `staged` search looks for λ.")
+    fixed_architecture: str = Field(
+        "serial",
+        description="Architecture at which a `staged` search looks for λ; as text, or the path of a card or export.",
+    )
     weight_search: Literal["grid", "one_at_a_time"] = Field(
         "grid",
         description="λ in a `staged` search. `grid`: every combination of levels. `one_at_a_time`: for each weight in "
@@ -124,14 +128,19 @@ class SearchConfig(Section):
     )
     warm_start: tuple[str, ...] = Field(
         (),
-        description="Folders of old studies to start from. Their trials of the same task count as results, the others "
-        "as prior knowledge, believed in as far as it predicts the new results (`ax_bayes`).",
+        description="Folders of old studies, cards and exports to start from. Their trials of the same task count as "
+        "results, the others as prior knowledge, believed in as far as it predicts the new results (`ax_bayes`).",
     )
     ahead: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Trials proposed ahead of a free lane, so that it never waits for the sampler; every proposal then "
         "knows so many results less.",
     )
+
+    @field_validator("fixed_architecture")
+    @classmethod
+    def _of_a_card(cls, text: str) -> str:
+        return architecture_text(text)
 
     @field_validator("sampler_options")
     @classmethod

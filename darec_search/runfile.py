@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 
+from darec_search.card import architecture_text
 from darec_search.config import (
     PrepareConfig,
     StudyConfig,
@@ -166,8 +167,12 @@ def _run(document: dict[str, Any], seeds: tuple[int, ...] | None) -> Run:
             lines += problem_lines(error, "data.prepare")
     try:
         config = RunConfig.model_validate(document)
+        model = config.model.model_copy(update={"architecture": architecture_text(config.model.architecture)})
+        config = config.model_copy(update={"model": model})
     except ValidationError as error:
         raise _Problems(lines + problem_lines(error)) from error
+    except BadInput as error:
+        raise _Problems([*lines, f"model.architecture: {error}"]) from error
     if lines:
         raise _Problems(lines)
     return Run(config, prepare, seeds or (config.seed,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,9 @@ from trainer.data.ragged import Ragged
 from trainer.data.text import encode_items
 from trainer.errors import BadInput
 from trainer.models.backbones import LoadedBackbone, load_backbone
+from trainer.models.collaborative.fold_in import FoldIn as FoldIn  # part of this door
 from trainer.models.darec import DARec
+from trainer.models.padded import PaddedScores
 from trainer.models.streams import PROMPT, StreamPacker
 from trainer.ranking import ItemScorer, Ranked
 from trainer.training.evaluation import rank_users, read_histories
@@ -35,14 +37,15 @@ class TrainedModel:
     max_items: int
     device: str
     precision: Precision = "float32"
+    fold_in: FoldIn | None = None
+    """Gives users who were not trained on a CF vector of their own; without it they get the average user's."""
 
     def scores(self, histories: Sequence[NDArray[np.int64]], users: NDArray[np.int64] | None = None) -> Tensor:
         """Scores of all items after each history. For a few histories: the result is [n, items].
 
         Args:
             histories: item indices of each user, oldest first, at least one each.
-            users: [n] user of each history; users that were not trained on (-1, the default) get the average user's
-                collaborative vector.
+            users: [n] user of each history, -1 (the default) for users that were not trained on.
 
         Returns:
             [n, items] float32 on the CPU, larger is better.
@@ -67,7 +70,15 @@ class TrainedModel:
         scores, items = ItemScorer.on(self.model.item_head, self.device).best(self._read(histories, users), top)
         return scores.cpu(), items.cpu()
 
-    def rank(self, dataset: Dataset, split: Split, *, known_users: bool, top: int = 0) -> Ranked:
+    def rank(
+        self,
+        dataset: Dataset,
+        split: Split,
+        *,
+        known_users: bool,
+        top: int = 0,
+        chosen: NDArray[np.int64] | None = None,
+    ) -> Ranked:
         """Rank of every user's held-out item, and each user's best items; `test` opens the test split.
 
         Args:
@@ -75,17 +86,22 @@ class TrainedModel:
             split: `validation` or `test`.
             known_users: the dataset's users are those the model was trained on.
             top: best items of each user that are wanted.
+            chosen: numbers of the dataset's users that are ranked; all when absent.
         """
+        chosen = np.arange(dataset.n_users) if chosen is None else chosen
+        histories = dataset.inputs(split).take(chosen)
+        users = chosen if known_users else np.full(len(chosen), -1)
         with autocast(self.precision, self.device):
             return rank_users(
                 self.model,
                 self.packer,
-                dataset.inputs(split),
-                dataset.targets(split),
+                histories,
+                dataset.targets(split)[chosen],
                 max_items=self.max_items,
                 device=self.device,
                 workers=Workers(0, 1),
-                users=None if known_users else np.full(dataset.n_users, -1),
+                users=users,
+                vectors=self._vectors(histories, users),
                 top=top,
             )
 
@@ -93,11 +109,54 @@ class TrainedModel:
         """[users] the ranks alone of `rank`."""
         return self.rank(dataset, split, known_users=known_users).ranks
 
+    def fitted_fold_in(self, dataset: Dataset, fitted: NDArray[np.int64] | None = None) -> FoldIn | None:
+        """What `fold_in` may be, learned from trained users; None for a model without CF vectors.
+
+        Args:
+            dataset: the one that was trained on; its training part is read.
+            fitted: numbers of the users to learn from; all when absent.
+        """
+        cf = self.model.collaborative
+        if cf is None:
+            return None
+        fitted = np.arange(dataset.n_users) if fitted is None else fitted
+        rows = dataset.train.take(fitted).newest(self.max_items)
+        return FoldIn.fit(cf.items(), rows.values, rows.lengths, cf.users().detach().cpu()[fitted])
+
+    def padded_scores(self) -> PaddedScores:
+        """Scores of all items as one function of tensors, for a graph format; a model on the CPU."""
+        return PaddedScores(self.model, self.packer, self.fold_in).eval()
+
+    def folding_in(self, fold_in: FoldIn | None) -> TrainedModel:
+        """The same model with another fold-in, or none."""
+        return replace(self, fold_in=fold_in)
+
     def _read(self, histories: Sequence[NDArray[np.int64]], users: NDArray[np.int64] | None) -> Tensor:
         users = np.full(len(histories), -1) if users is None else users
         rows = Ragged.from_rows(histories)
         with autocast(self.precision, self.device):
-            return read_histories(self.model, self.packer, rows, users, max_items=self.max_items, device=self.device)
+            return read_histories(
+                self.model,
+                self.packer,
+                rows,
+                users,
+                max_items=self.max_items,
+                device=self.device,
+                vectors=self._vectors(rows, users),
+            )
+
+    @torch.no_grad()
+    def _vectors(self, histories: Ragged, users: NDArray[np.int64]) -> Tensor | None:
+        """[n, representation] CF vectors where some users are folded in; None leaves it to the model."""
+        unseen = np.flatnonzero(users < 0)
+        cf = self.model.collaborative
+        if self.fold_in is None or cf is None or not len(unseen):
+            return None
+        known = self.model.user_vectors(torch.from_numpy(users).to(self.device), False)
+        assert known is not None
+        vectors, rows = known.detach().cpu().clone(), histories.take(unseen).newest(self.max_items)
+        vectors[torch.from_numpy(unseen)] = self.fold_in.vectors(cf.items(), rows.values, rows.lengths)
+        return vectors
 
 
 def restore(config: RunConfig, state: dict[str, Tensor], warm: Warm | None = None, device: str = "cpu") -> TrainedModel:

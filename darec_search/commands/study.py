@@ -83,8 +83,10 @@ def export(parsed: argparse.Namespace, rest: list[str]) -> None:
     from darec_search.export import export
     from darec_search.study import Study
 
-    card = export(Study.load(parsed.folder), parsed.to)
-    say(f"{card.architecture} written to {parsed.to}")
+    exported = export(Study.load(parsed.folder), parsed.to, parsed.format)
+    say(f"{exported.card.architecture} written to {parsed.to}")
+    if exported.verified is not None:
+        say(f"verified: {exported.verified}")
 
 
 def sync(parsed: argparse.Namespace, rest: list[str]) -> None:

@@ -3,12 +3,15 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from darec_search.export import Card, export, load
 from darec_search.study import Study
+from darec_search.verification import NotReproduced
 from trainer.data.dataset import Dataset
 from trainer.data.prepare import prepare
 from trainer.errors import BadInput
@@ -165,9 +168,9 @@ def test_other_items_cannot_be_evaluated(finished, tmp_path):
 
 def test_an_export_replaces_an_older_one_and_nothing_else(finished, tmp_path):
     out = tmp_path / "deep" / "model"
-    first = export(finished.study, out)
+    first = export(finished.study, out, verified=False)
     (out / "stale.txt").write_text("old")
-    assert export(finished.study, out) == first
+    assert export(finished.study, out, verified=False) == first
     assert not (out / "stale.txt").exists()
     assert not [file for file in out.parent.iterdir() if file != out]
     (tmp_path / "mine").mkdir()
@@ -203,7 +206,82 @@ def test_the_card_names_the_commit_that_was_trained_on(finished, tmp_path, monke
     (final / "run.json").write_text(json.dumps(ran))
     result = json.loads((final / "result.json").read_text())
     (final / "result.json").write_text(json.dumps({**result, "revision": trained_on}))
-    card = export(Study.load(tmp_path / "study"), tmp_path / "out")
+    # The fresh process would ask the true hub.
+    card = export(Study.load(tmp_path / "study"), tmp_path / "out", verified=False).card
     assert (card.model.backbone.name, card.model.backbone.revision) == ("someone/tiny", trained_on)
     assert not (tmp_path / "out" / "backbone").exists()
     assert load(tmp_path / "out").card == card
+
+
+def test_a_fresh_process_reproduces_the_recorded_metric(finished, tmp_path):
+    found = export(finished.study, tmp_path / "out").verified
+    ranks = pq.read_table(finished.study.folder / "final" / "ranks.parquet").column("winner").to_pylist()
+    assert (found.split, found.users) == ("test", len(ranks))
+    assert found.recorded == pytest.approx(sum(1 / rank for rank in ranks) / len(ranks))
+    assert found.mrr == pytest.approx(found.recorded, abs=1e-6)
+
+
+def test_an_export_that_does_not_reproduce_is_not_kept(finished, tmp_path):
+    study = shutil.copytree(finished.study.folder, tmp_path / "study")
+    ranks = pq.read_table(study / "final" / "ranks.parquet")
+    place = ranks.column_names.index("winner")
+    better = pa.array([1.0] * ranks.num_rows)
+    pq.write_table(ranks.set_column(place, "winner", better), study / "final" / "ranks.parquet")
+    with pytest.raises(NotReproduced, match=r"found MRR .* but the study recorded 1\.000000"):
+        export(Study.load(study), tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["study"]
+
+
+def test_a_card_alone(finished, tmp_path):
+    exported = export(finished.study, tmp_path / "out", "card")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "architecture.json",
+        "architecture.png",
+        "README.md",
+    }
+    assert exported.card.bits == load(finished.model).card.bits
+    with pytest.raises(BadInput, match="format card, which holds no torch model"):
+        load(tmp_path / "out")
+
+
+def test_scores_as_a_graph(finished, tmp_path, dataset):
+    """The fresh process ranks by ONNX alone; the scores are those of the torch model, padding or not."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    exported = export(finished.study, tmp_path / "out", "onnx-scores")
+    assert exported.verified.mrr == pytest.approx(exported.verified.recorded, abs=1e-6)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "scores.onnx")
+    histories = [[3, 1], [7], [0, 2, 5, 9, 4, 1]]
+    users = np.array([0, -1, -1])
+    expected = load(finished.model).trained.scores([np.array(row) for row in histories], users).numpy()
+    for length in (6, 2):
+        shown = [place for place, row in enumerate(histories) if len(row) <= length]
+        items = np.array([[-1] * (length - len(histories[place])) + histories[place] for place in shown])
+        (scores,) = session.run(None, {"items": items, "users": users[shown]})
+        assert np.abs(scores - expected[shown]).max() < 1e-4
+
+
+def test_without_onnx_the_format_is_refused_in_one_sentence(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"needs onnx and onnxscript and onnxruntime; install them by `pip install 'dar"):
+        export(finished.study, tmp_path / "out", "onnx-scores")
+    assert not (tmp_path / "out").exists()
+
+
+def test_unseen_users_get_the_better_vector(finished, dataset):
+    """The card says which way ranked better; both can be had."""
+    recommender = load(finished.model)
+    unseen, trained = recommender.card.unseen, recommender.trained
+    assert unseen.default == ("fold_in" if unseen.fold_in > unseen.average else "average")
+    assert (trained.fold_in is not None) == (unseen.default == "fold_in")
+    histories, nobody = [np.array([1, 2, 3]), np.array([9])], np.array([-1, -1])
+    fold_in = trained.fitted_fold_in(dataset)
+    vectors = fold_in.vectors(trained.model.collaborative.items(), np.array([1, 2, 3, 9]), np.array([3, 1]))
+    assert vectors.shape == (2, trained.model.collaborative.representation)
+    folded = trained.folding_in(fold_in).scores(histories, nobody)
+    average = trained.folding_in(None).scores(histories, nobody)
+    assert not torch.equal(folded, average)
+    known = np.array([0, 5])
+    assert torch.equal(
+        trained.folding_in(fold_in).scores(histories, known), trained.folding_in(None).scores(histories, known)
+    )

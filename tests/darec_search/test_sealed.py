@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MAY_OPEN = {
     "trainer/data/dataset.py",
     "darec_search/final_models.py",
-    "darec_search/export.py",
+    "darec_search/recommender.py",
+    "darec_search/verification.py",
     "darec_search/sweep.py",
 }
 

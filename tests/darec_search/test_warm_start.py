@@ -7,10 +7,12 @@ import pytest
 from study_folders import LEVELS, new_study
 
 from darec_search import arms, samplers, warm_start
+from darec_search.card import Card
 from darec_search.controller import search
 from darec_search.runners.simulated import SimulatedRunner
-from darec_search.space import Point
+from darec_search.space import Point, SearchSpace
 from darec_search.study import Study
+from trainer.architecture import Architecture
 from trainer.errors import BadInput
 from trainer.training.result import RunResult
 
@@ -186,3 +188,91 @@ def test_the_record_says_where_it_came_from(tmp_path, old):
     assert (taken["study"], taken["folder"]) == (old.id, str(old.folder))
     assert taken["identity"]["fingerprint"] == old.fingerprint
     assert Point(tuple(taken["trials"][0]["bits"])).bits in {trial.spec.bits for trial in old.trials()}
+
+
+def test_loss_weights_are_near_in_orders_of_magnitude_and_the_nearest_alone_count():
+    space = SearchSpace(1, weights={"align": (0.01, 1.0)})
+    fixed = {"contrastive": 0.1, "collaborative": 0.1}
+
+    def old(align, value, contrastive=0.1):
+        weights = {"align": align, "contrastive": contrastive, "collaborative": 0.1}
+        return warm_start.OldTrial(bits=(0, 0, 0), weights=weights, value=value)
+
+    assert warm_start._nearest(old(0.05, 0), space).weights == {"align": 0.01}  # 0.7 against 1.3 orders
+    assert warm_start._nearest(old(0.3, 0), space).weights == {"align": 1.0}
+    grid = [old(0.02, 1.0), old(0.01, 2.0), old(0.01, 3.0, contrastive=10.0), old(1.0, 4.0), old(0.01, 5.0)]
+    kept = warm_start._projected(grid, space, fixed)
+    assert [(o.point.weights["align"], o.value) for o in kept] == [(0.01, 2.0), (1.0, 4.0), (0.01, 5.0)]
+
+
+def test_an_old_grid_of_loss_weights_gives_one_result_a_design(tmp_path):
+    """At fixed λ the trials of other λ are no repeats of the nearest one."""
+    before = study(tmp_path / "old", sampler="random", levels=LEVELS, search={"strategy": "joint"}, trials=24)
+    run(before)
+    new = study(tmp_path / "new", [before], optimization=FASTER)
+    (old_study,) = warm_start.old_studies(new)
+    kept = warm_start._projected(old_study.trials, new.space, {"align": 0.1, "contrastive": 1e-3, "collaborative": 0.1})
+    assert len(kept) < 24
+    assert {o.point.bits for o in kept} == {trial.spec.bits for trial in before.trials()}
+
+
+def test_an_old_study_without_the_new_objective_is_prior_knowledge_by_its_mrr(tmp_path):
+    def by_mrr_alone(spec):
+        cost, result = outcome(spec)
+        return cost, result.model_copy(update={"metrics": {"mrr": result.metrics["mrr"]}})
+
+    before = study(tmp_path / "old", sampler="random")
+    run(before, by_mrr_alone)
+    new = study(tmp_path / "new", [before], search={"objective": "log_likelihood"})
+    (taken,) = warm_start.old_studies(new)
+    assert taken.judged_by == "mrr"
+    assert not told(new).history.observations
+    (use,) = warm_start.check(new.config, new.fingerprint, 2, None)
+    assert (use.results, use.related, use.differs) == (0, TRIALS, ["search.objective"])
+
+
+def test_other_fidelities_of_an_old_study_are_prior_knowledge(tmp_path, old):
+    longer = study(old.folder, sampler="random", search={"epochs": 6})
+    run(longer)
+    assert [entry.fidelity.epochs for entry in warm_start.old_studies(study(tmp_path / "new", [longer]))] == [6, 4]
+    new = study(tmp_path / "other", [longer])
+    assert {o.point.bits for o in told(new).history.observations} == {
+        trial.spec.bits for trial in old.trials() if trial.spec.fidelity.epochs == 4
+    }
+    (use,) = warm_start.check(new.config, new.fingerprint, 2, None)
+    assert (use.results, use.related, use.differs) == (TRIALS, TRIALS, ["fidelity.epochs"])
+
+
+def card(study, folder, bits=(1, 0, 1, 0, 1, 0), **changes):
+    """An export's card of a study's winner."""
+    document = {
+        "study": "old", "study_id": study.id, "architecture": Architecture(bits).text, "bits": bits,
+        "model": study.config.model, "losses": study.config.losses, "seed": 0, "epochs": 4, "best_epoch": 4,
+        "users": 9, "items": 9, "max_items": 5, "max_item_tokens": 5, "fingerprint": study.fingerprint,
+        "metrics": {"validation": {"mrr": 0.3}}, "versions": {}, "commit": None, "sha256": "", "items_sha256": "",
+        "task": {"identity": study.environment["identity"], "fidelity": warm_start.trial_fidelity(study.config)},
+    } | changes  # fmt: skip
+    folder.mkdir()
+    (folder / "architecture.json").write_text(Card.model_validate(document).sealed().model_dump_json())
+    return folder
+
+
+def test_a_card_of_the_same_task_is_a_result(tmp_path, old):
+    exported = card(old, tmp_path / "export")
+    new = study(tmp_path / "new", search={"warm_start": [str(exported)]})
+    (observation,) = told(new).history.observations
+    assert (observation.point.bits, observation.value) == ((1, 0, 1, 0, 1, 0), 0.3)
+    (use,) = warm_start.check(new.config, new.fingerprint, 2, None)
+    assert (use.results, use.related) == (1, 0)
+
+
+def test_a_card_of_another_task_is_tried_first_and_believed_near_its_architecture(tmp_path, old):
+    exported = card(old, tmp_path / "export") / "architecture.json"
+    new = study(tmp_path / "new", optimization=FASTER, search={"warm_start": [str(exported)]})
+    sampler = told(new)
+    assert not sampler.history.observations
+    assert sampler.ask().bits == (1, 0, 1, 0, 1, 0)
+    assert run(new)[0].bits == (1, 0, 1, 0, 1, 0)
+    deeper = study(tmp_path / "deeper", layers=3, search={"warm_start": [str(exported)]})
+    with pytest.raises(BadInput, match="2 DALayers"):
+        warm_start.check(deeper.config, deeper.fingerprint, 3, None)

@@ -15,6 +15,7 @@ from trainer.data.ragged import Ragged
 from trainer.inference import assemble, restore
 from trainer.models.collaborative import COLLABORATIVE, create_collaborative
 from trainer.models.collaborative.base import CollaborativeModel
+from trainer.models.collaborative.fold_in import FoldIn
 from trainer.training.loop import create_model
 from trainer.training.model_file import load_model
 from trainer.training.pretrain import pretrain_collaborative
@@ -170,3 +171,18 @@ def test_lightgcn_saves_what_it_propagates_now():
     resumed = create("lightgcn")
     resumed.load_state_dict(state)
     torch.testing.assert_close(resumed.users(), model.users())
+
+
+def test_the_fold_in_finds_vectors_that_follow_from_histories():
+    """Users who are the mean of their items, moved and turned, are found again from their items alone."""
+    rng = np.random.default_rng(0)
+    items = torch.from_numpy(rng.normal(size=(40, 3))).float()
+    turn = torch.from_numpy(rng.normal(size=(3, 3))).float()
+    lengths = rng.integers(1, 9, 300)
+    values = rng.integers(0, 40, lengths.sum())
+    means = torch.stack([items[torch.from_numpy(part)].mean(0) for part in np.split(values, np.cumsum(lengths)[:-1])])
+    users = means @ turn + 5
+    fitted = FoldIn.fit(items, values[: lengths[:200].sum()], lengths[:200], users[:200])
+    found = fitted.vectors(items, values[lengths[:200].sum() :], lengths[200:])
+    error = (found - users[200:]).square().mean().sqrt()
+    assert error < 0.05 * (users - users.mean(0)).square().mean().sqrt()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
 from trainer.models.masks import Segments
@@ -58,6 +57,9 @@ def _has_varlen(queries: Tensor, segments: Segments, causal: bool) -> bool:
 
 
 def _varlen(qkv: list[Tensor], segments: Segments, causal: bool) -> Tensor:
+    # GPUs alone get here, and it imports the compiler: seconds that every start on a CPU would wait.
+    from torch.nn.attention.varlen import varlen_attn
+
     queries, keys, values = (tensor.contiguous() for tensor in qkv)
     attended = varlen_attn(
         queries,

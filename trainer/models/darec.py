@@ -82,11 +82,17 @@ class DARec(nn.Module):
             if config.collaborative.training == "frozen":
                 self.collaborative.requires_grad_(False)
 
-    def forward(self, streams: PackedStreams) -> Tensor:
-        """Last hidden states of the rows that are read: [SEQ] states, then [ALIGN] states, [R, output]."""
+    def forward(self, streams: PackedStreams, users_ur: Tensor | None = None) -> Tensor:
+        """Last hidden states of the rows that are read: [SEQ] states, then [ALIGN] states, [R, output].
+
+        Args:
+            streams: the packed streams.
+            users_ur: [U, representation] CF vector of each sequence stream's user, in place of those of
+                `streams.users`.
+        """
         h_td = self.backbone.enter(self._embed(streams), streams.positions_t)
         rotation = self.backbone.rotation(streams.positions_t)
-        columns = itertools.cycle(self._columns(streams) or [None])
+        columns = itertools.cycle(self._columns(streams, users_ur) or [None])
         for k, layer in enumerate(self.backbone.layers):
             last = k == len(self.backbone.layers) - 1
             if str(k) in self.da_layers:
@@ -121,14 +127,21 @@ class DARec(nn.Module):
         special = self.special.index_select(0, streams.special_kinds).to(words_te.dtype)
         return words_te.index_copy(0, streams.special_rows, special)
 
-    def _columns(self, streams: PackedStreams) -> list[Tensor]:
+    def user_vectors(self, users_u: Tensor, all_known: bool) -> Tensor | None:
+        """[U, representation] CF vectors; a user who was not trained on (-1) gets the average user's."""
+        if self.collaborative is None:
+            return None
+        table_ur = self.collaborative.users()
+        users_ur = table_ur.index_select(0, users_u.clamp(min=0))
+        if all_known:
+            return users_ur
+        return torch.where(users_u[:, None] < 0, table_ur.mean(0, keepdim=True), users_ur)
+
+    def _columns(self, streams: PackedStreams, users_ur: Tensor | None) -> list[Tensor]:
         """[S, hidden] collaborative columns, one for all DALayers or one each."""
         if self.collaborative is None:
             return []
-        table_ur = self.collaborative.users()
-        users_ur = table_ur.index_select(0, streams.users.clamp(min=0))
-        if not streams.all_users_known:
-            # A user who was not trained on gets the average user's vector.
-            users_ur = torch.where(streams.users[:, None] < 0, table_ur.mean(0, keepdim=True), users_ur)
+        if users_ur is None:
+            users_ur = self.user_vectors(streams.users, streams.all_users_known)
         items_ir = self.collaborative.items().index_select(0, streams.items)
         return [column(users_ur, items_ir) for column in self.columns]

@@ -82,6 +82,13 @@ class StreamPacker:
         self._prompt_start, self._prompt_length = len(pool), len(prompt)
         self._pool = np.concatenate([pool, np.asarray(prompt, dtype=np.int64)])
 
+    def padded(self) -> tuple[IntArray, IntArray]:
+        """Token ids of every item, [items, longest], filled with 0 behind its own; and how many are its own."""
+        slots = np.arange(self.lengths.max(initial=0))
+        own = slots < self.lengths[:, None]
+        tokens = np.where(own, self._pool[np.where(own, self._starts[:, None] + slots, 0)], 0)
+        return tokens.astype(np.int64), self.lengths
+
     def pack(
         self,
         sequence_items: IntArray,

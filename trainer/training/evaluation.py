@@ -26,7 +26,14 @@ _USERS_RANKED_TOGETHER = 16_384
 
 
 def read_histories(
-    model: DARec, packer: StreamPacker, histories: Ragged, users: NDArray[np.int64], *, max_items: int, device: str
+    model: DARec,
+    packer: StreamPacker,
+    histories: Ragged,
+    users: NDArray[np.int64],
+    *,
+    max_items: int,
+    device: str,
+    vectors: Tensor | None = None,
 ) -> Tensor:
     """The state after each history.
 
@@ -37,6 +44,7 @@ def read_histories(
         users: [n] user of each history, -1 for one that was not trained on.
         max_items: newest items of a history that enter its stream.
         device: where the model is.
+        vectors: [n, representation] CF vector of each history's user, in place of those of `users`.
 
     Returns:
         [n, output] on the device.
@@ -44,7 +52,7 @@ def read_histories(
     newest = histories.newest(max_items)
     order, chunks = plan_chunks(_stream_tokens(packer, newest), _token_budget(device), Workers(0, 1))
     states = torch.empty(len(order), model.item_head.in_features, device=device)
-    for chunk, found in zip(chunks, _states(model, packer, newest, users, chunks, device), strict=True):
+    for chunk, found in zip(chunks, _states(model, packer, newest, users, chunks, device, vectors), strict=True):
         states[torch.from_numpy(chunk).to(device)] = found.float()
     return states
 
@@ -59,6 +67,7 @@ def rank_users(
     device: str,
     workers: Workers,
     users: NDArray[np.int64] | None = None,
+    vectors: Tensor | None = None,
     top: int = 0,
     likelihood: bool = False,
 ) -> Ranked:
@@ -74,6 +83,7 @@ def rank_users(
         workers: who shares the work.
         users: [users] each one's number in the training, -1 for one that was not trained on; those of the training in
             their order when absent.
+        vectors: [users, representation] CF vector of each user, in place of those of `users`.
         top: best items of each user that are wanted.
         likelihood: log p(target) is wanted too.
 
@@ -86,7 +96,7 @@ def rank_users(
     scorer = ItemScorer.on(model.item_head, device)
     parts = []
     for group in _groups(chunks):
-        states = torch.cat(list(_states(model, packer, newest, users, group, device)))
+        states = torch.cat(list(_states(model, packer, newest, users, group, device, vectors)))
         parts.append(scorer.rank(states, targets[np.concatenate(group)], top, likelihood=likelihood))
     mine = len(order[workers.rank :: workers.world])
     back = torch.from_numpy(np.argsort(order))
@@ -121,6 +131,7 @@ def _states(
     users: NDArray[np.int64],
     chunks: Sequence[NDArray[np.int64]],
     device: str,
+    vectors: Tensor | None,
 ) -> Iterator[Tensor]:
     """[chunk, output] states after the histories of each chunk."""
     on_gpu = device.startswith("cuda")
@@ -133,8 +144,9 @@ def _states(
             yield pinned(streams) if on_gpu else streams
 
     with ahead(packed(), device) as source:
-        for streams in source:
-            yield model(streams.to(device))
+        for chunk, streams in zip(chunks, source, strict=True):
+            own = None if vectors is None else vectors[torch.from_numpy(chunk)].to(device)
+            yield model(streams.to(device), own)
 
 
 def plan_chunks(
