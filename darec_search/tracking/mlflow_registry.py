@@ -127,7 +127,9 @@ def register(client: MlflowClient, name: str, run_id: str, source: str, new: Con
     _move(client, name, best, version, new)
     why = _move(client, name, CHAMPION, version, new)
     if found is None or not found.description:
-        note = f"Test MRR {new.value:.4f} on the data {new.fingerprint[:8]}.\n\n{why}"
+        weights = ", ".join(f"{weight} {value:g}" for weight, value in new.weights.items())
+        design = f"`{Architecture(new.bits).text}` at λ: {weights}"
+        note = f"{design}. Test MRR {new.value:.4f} on the data {new.fingerprint[:8]}.\n\n{why}"
         client.update_model_version(name, str(version), note)
     return version
 

@@ -33,10 +33,8 @@ def _state(study: Study) -> dict[str, Any]:
     weights = [f"lambda.{name}" for name in study.space.weights]
     axes = [*layers, *weights]
     params = ["architecture", *weights, "stage", "arm", "seed"]
-    metrics = [OBJECTIVE, "test/mrr", "valid/mrr", "cost/wall_s"]
-    columns = [_column("metrics", name) for name in metrics[:1]]
-    columns += [_column("params", name) for name in params] + [_column("metrics", name) for name in metrics[1:]]
-    titles = (_DESIGN, _RANKING, _CURVES)
+    columns = [_column("metrics", name) for name in (OBJECTIVE, "test/mrr")]
+    columns += [_column("params", name) for name in params] + [_column("metrics", "cost/wall_s")]
     return {
         # Every run but the parent has a stage.
         "searchFilter": f"tags.`darec.study` = '{study.id}' AND params.`stage` LIKE '%'",
@@ -44,9 +42,10 @@ def _state(study: Study) -> dict[str, Any]:
         "orderByAsc": False,
         "selectedColumns": columns,
         "columnOrder": columns,
+        "columnWidths": {_column("params", "architecture"): min(40 * study.space.layers + 40, 400)},
         "runsHiddenMode": "SHOW_ALL",
         "isAccordionReordered": True,
-        "compareRunSections": [_section(title) for title in titles],
+        "compareRunSections": [_section(_DESIGN, 1), _section(_RANKING, 2), _section(_CURVES, 1)],
         "compareRunCharts": [
             _chart(_DESIGN, "PARALLEL", selectedParams=axes, selectedMetrics=[OBJECTIVE], showAllRuns=True),
             _bars(OBJECTIVE),
@@ -65,8 +64,9 @@ def _chart(section: str, kind: str, **fields: object) -> dict[str, Any]:
     return {"uuid": name, "type": kind, "metricSectionId": section, "deleted": False, "isGenerated": False, **fields}
 
 
-def _section(title: str) -> dict[str, Any]:
-    return {"uuid": title, "name": title, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+def _section(title: str, columns: int) -> dict[str, Any]:
+    shown = {"uuid": title, "name": title, "display": True, "isReordered": True, "columns": columns, "cardHeight": 360}
+    return {**shown, "deleted": False, "isGenerated": False}
 
 
 def _column(kind: str, name: str) -> str:

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pandas as pd
 import pydantic
 import pytest
 from study_folders import open_store
@@ -41,7 +42,7 @@ def recommender(finished):
 def test_it_answers_as_the_export_does(logged, recommender):
     model = mlflow.pyfunc.load_model(logged[1])
     histories = [list(recommender.item_ids[:3]), [recommender.item_ids[5]]]
-    found = model.predict({"history": histories}, params={"top": 4})["items"]
+    found = model.predict(pd.DataFrame({"history": histories}), params={"top": 4})["items"]
     expected = recommender.recommend(histories, top=4)
     assert [[item["id"] for item in row] for row in found] == [[item.id for item in row] for row in expected]
     assert [item["title"] for item in found[0]] == [item.title for item in expected[0]]
@@ -51,7 +52,7 @@ def test_it_answers_as_the_export_does(logged, recommender):
 def test_known_users_are_known(logged, finished, recommender):
     model = mlflow.pyfunc.load_model(logged[1])
     history, user = list(recommender.item_ids[:2]), finished.study.dataset().user_ids[0]
-    (row,) = model.predict({"history": [history], "user": [user]})["items"]
+    (row,) = model.predict(pd.DataFrame({"history": [history], "user": [user]}))["items"]
     (expected,) = recommender.recommend([history], users=[user])
     assert [item["score"] for item in row] == pytest.approx([item.score for item in expected])
     assert len(row) == 10
@@ -60,7 +61,7 @@ def test_known_users_are_known(logged, finished, recommender):
 def test_an_unknown_item_is_one_clear_sentence(logged):
     model = mlflow.pyfunc.load_model(logged[1])
     with pytest.raises(mlflow.MlflowException, match="item 'nobody' is unknown to this model"):
-        model.predict({"history": [["nobody"]]})
+        model.predict(pd.DataFrame({"history": [["nobody"]]}))
 
 
 def test_it_has_a_signature_an_example_its_code_and_pins_and_no_pickles(logged, finished):
@@ -100,6 +101,7 @@ def test_mlflow_serves_it(logged, recommender, tmp_path):
         port = free.getsockname()[1]
     serve = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/tiny@champion", "--env-manager", "local"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])  # as activated
     log = (tmp_path / "serve.log").open("w")
     server = subprocess.Popen(
         [*serve, "--host", "127.0.0.1", "--port", str(port)],
