@@ -448,7 +448,7 @@ def _card(architecture: Architecture) -> str:
 
 def _measurement(index: int, row: Row, started: float) -> Measurement:
     seconds = row.get("seconds", float(index))
-    shown = {name: value for name, value in row.items() if name not in ("step", "seconds", "epoch")}
+    shown = {name: value for name, value in row.items() if name not in ("step", "seconds", "epoch", "time")}
     values = {metric_name(f"curve/{name}"): value for name, value in shown.items()}
     return Measurement(int(row.get("step", index)), started + seconds, {CURVE: seconds, **values})
 
