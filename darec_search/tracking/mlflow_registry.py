@@ -238,7 +238,7 @@ def _ranks_p_value(client: MlflowClient, name: str, old: Champion | None, new: C
     columns = ["user", "winner"]
     try:
         with tempfile.TemporaryDirectory(prefix="darec-search-") as folder:
-            run_id = client.get_model_version(name, str(old.version)).run_id
+            run_id = client.get_model_version(name, str(old.version)).run_id or ""
             theirs = pq.read_table(client.download_artifacts(run_id, RANKS, folder), columns=columns)
         ours = pq.read_table(new.ranks, columns=columns)
     except (MlflowException, OSError, pa.ArrowException):  # an old run without ranks; the means decide alone
