@@ -187,6 +187,9 @@ class TrackingConfig(Section):
     )
     experiment: str | None = Field(None, description="MLflow experiment; the study's name when absent.")
     registered_model: str | None = Field(None, description="Registered model; the study's name when absent.")
+    system_metrics: bool = Field(
+        False, description="Sample the CPU, memory and GPU of every training and show them in MLflow."
+    )
 
 
 class PromotionConfig(Section):
@@ -274,6 +277,7 @@ class StudyConfig(Section):
             seed=seed,
             execution=self.execution,
             cache=str(Path(self.cache).absolute()),
+            system_metrics=self.tracking.system_metrics,
         )
 
 

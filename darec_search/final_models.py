@@ -213,4 +213,5 @@ def _same_run(file: Path, config: RunConfig) -> bool:
     except (OSError, ValidationError):
         return False
     data = found.data.model_copy(update={"path": config.data.path})
-    return found.model_copy(update={"data": data, "cache": config.cache}) == config
+    elsewhere = {"data": data, "cache": config.cache, "system_metrics": config.system_metrics}
+    return found.model_copy(update=elsewhere) == config

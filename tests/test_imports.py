@@ -13,7 +13,7 @@ FILES = sorted((*ROOT.glob("trainer/**/*.py"), *ROOT.glob("darec_search/**/*.py"
 # What is imported → the only files (by prefix) that may do it.
 ONLY_IN = {
     "ray": ("trainer/worker.py", "darec_search/runners/"),
-    "mlflow": ("darec_search/tracking/mlflow.py",),
+    "mlflow": ("darec_search/tracking/",),
     "ax": ("darec_search/samplers/",),
     "optuna": ("darec_search/samplers/",),
     "botorch": ("darec_search/samplers/",),

@@ -215,3 +215,6 @@ class RunConfig(Section):
     seed: int = Field(0, description="Seed of initial weights, batches and negatives.")
     execution: ExecutionConfig = Field(default_factory=lambda: ExecutionConfig(), description="How it is computed.")
     cache: str = Field("runs/cache", description="Folder of tokens, negatives and built-in backbones, by content.")
+    system_metrics: bool = Field(
+        False, description="Record the use of CPU, memory and GPU in `usage.jsonl`; a study says so by `tracking`."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +30,29 @@ class Synced:
     model: str | None = None
 
 
+@dataclass(frozen=True)
+class Champion:
+    """The model that a registry holds to be the best, as far as a new study needs to know it.
+
+    Args:
+        model: name of the registered model.
+        version: of it.
+        study: id of the study that it came from.
+        fingerprint: of the data that it was trained and measured on.
+        bits: its architecture, layer by layer.
+        weights: all three λ by name.
+        value: its MRR on that data's test split.
+    """
+
+    model: str
+    version: int
+    study: str
+    fingerprint: str
+    bits: tuple[int, ...]
+    weights: Mapping[str, float]
+    value: float
+
+
 class Tracker(Protocol):
     """Holds a copy of a study folder.
 
@@ -45,6 +69,13 @@ class Tracker(Protocol):
         Raises:
             BadInput: if the tracker cannot be reached.
             Exception: whatever the tracker's library raises in the middle of the work.
+        """
+        ...
+
+    def champion(self) -> Champion | None:
+        """The model that holds the place this study's winner is after.
+
+        None, with a warning where that is worth one, if there is none or the tracker does not answer; never raises.
         """
         ...
 

@@ -1,23 +1,23 @@
-"""MLflow as a window onto a study folder: a parent run a study, a child a trial, the final run, the champion.
+"""MLflow as a window onto a study folder: a parent run a study, and under it its trials, final run and references.
 
 Every write is idempotent. Runs are found by the tags `darec.study` and `darec.trial`; a parameter or a step that MLflow
 has already is never written again; `darec.digest` says what a run holds, so a run that is up to date costs nothing.
-Only explicit run ids are used, no global state of MLflow.
+Only explicit run ids are used, no global state of MLflow. The other modules `mlflow_*` are parts of this one.
 """
 
 from __future__ import annotations
 
 import fcntl
 import getpass
-import hashlib
 import itertools
+import json
 import logging
 import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,26 +28,41 @@ for _name, _value in (
     ("MLFLOW_HTTP_REQUEST_TIMEOUT", "15"),
     ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
     ("MLFLOW_DISABLE_TELEMETRY", "true"),
+    ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"),
 ):
     os.environ.setdefault(_name, _value)
 
 from mlflow import MlflowClient  # noqa: E402 - after its environment
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType  # noqa: E402
 
 from darec_search.study import Study  # noqa: E402
-from darec_search.tracking.base import Synced, redact  # noqa: E402
-from darec_search.tracking.records import FINAL, STUDY, Measurement, Record, records  # noqa: E402
+from darec_search.tracking.base import Champion, Synced, redact  # noqa: E402
+from darec_search.tracking.mlflow_model import history_tag, save  # noqa: E402
+from darec_search.tracking.mlflow_registry import contender, current, register  # noqa: E402
+from darec_search.tracking.mlflow_views import experiment_tags  # noqa: E402
+from darec_search.tracking.records import (  # noqa: E402
+    FINAL,
+    STUDY,
+    DataUse,
+    Measurement,
+    Record,
+    records,
+)
 from trainer.errors import BadInput  # noqa: E402
 
 _MAX_METRICS, _MAX_PARAMS, _MAX_TAGS, _PAGE = 1000, 100, 100, 1000  # the REST API's limits
 _MAX_VALUE = 5000  # characters of a tag or parameter
-_MARKER = "elapsed_s"  # stands in every row, so its history tells which steps MLflow has
+_MAX_DIGEST = 36  # characters of a dataset's digest
 _STATUS = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-CHAMPION = "champion"
+_SCHEMA = json.dumps(
+    {"mlflow_colspec": [{"name": name, "type": "string", "required": True} for name in ("user", "item")]}
+)
+"""Of an interaction, as MLflow's page on a dataset shows it."""
 
-# MLflow announces every table of a new SQLite file, and urllib3 every retry, on the terminal; the mirror says it once.
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+logger = logging.getLogger(__name__)
+# MLflow announces every table of a new SQLite file and every model, and urllib3 every retry; the mirror says it once.
+for _name in ("mlflow.store.db.utils", "mlflow.pyfunc"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 logging.getLogger("urllib3.connectionpool").addFilter(lambda entry: "/mlflow/" not in entry.getMessage())
 
 
@@ -61,14 +76,14 @@ class _Mirrored:
     tags: dict[str, str]
     metrics: dict[str, float]
     status: str
-    steps: set[int] | None  # None: not asked yet
+    steps: dict[str, set[int]] = field(default_factory=dict)  # by series; one that is missing was not asked yet
 
     @classmethod
-    def of(cls, run: Run, steps: set[int] | None = None) -> _Mirrored:
+    def of(cls, run: Run) -> _Mirrored:
         data = run.data
         return cls(
             run.info.run_id, run.info.artifact_uri, set(data.params), dict(data.tags), dict(data.metrics),
-            run.info.status, steps,
+            run.info.status,
         )  # fmt: skip
 
 
@@ -117,11 +132,29 @@ class MlflowTracker:
             raise
         return Synced(len(self._runs), self._created, self._updated, self.location, model)
 
+    def champion(self) -> Champion | None:
+        """The version with the alias `champion` of the registered model that this study adds to; never raises."""
+        file = _sqlite_file(self._uri)
+        if file is not None and not file.exists():
+            return None
+        try:
+            # While a sync makes the tables of a new SQLite file, nobody else should.
+            with _alone(self._study.folder):
+                return current(MlflowClient(tracking_uri=self._uri, registry_uri=self._uri), self._model_name)
+        except Exception as error:
+            logger.warning("%s: the champion cannot be read (%s)", self.location, _reason(error))
+            return None
+
+    @property
+    def _model_name(self) -> str:
+        return self._study.config.tracking.registered_model or self._study.config.name
+
     def _connect(self) -> MlflowClient:
         try:
             client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
             name = self._study.config.tracking.experiment or self._study.config.name
             self._experiment = _experiment(client, name, _artifact_location(self._uri))
+            _tag_experiment(client, self._experiment, experiment_tags(self._study))
             self._runs = self._known_runs(client)
         except Exception as error:
             text = f"{self.location}: MLflow cannot be reached or does not accept this URI ({_reason(error)})"
@@ -155,7 +188,7 @@ class MlflowTracker:
 
     def _upsert(self, client: MlflowClient, record: Record) -> None:
         artifacts = record.artifacts_digest()
-        digest = record.digest(artifacts)
+        digest = f"{artifacts}/{record.digest(artifacts)}"
         run = self._runs.get(record.key)
         if run is None:
             run = self._runs[record.key] = self._create(client, record)
@@ -164,11 +197,13 @@ class MlflowTracker:
             return
         else:
             self._updated += 1
-        if run.tags.get("darec.artifacts") != artifacts:
+        if run.tags.get("darec.digest", "").partition("/")[0] != artifacts:
             _upload(client, run.run_id, record.artifacts)
         self._set_status(client, run, record)
+        if record.data:
+            client.log_inputs(run.run_id, [_dataset_input(use, self._study.fingerprint) for use in record.data])
         # The digest goes last: a sync that was cut short is repeated.
-        tags = _tags(record) | {"darec.artifacts": artifacts, "darec.digest": digest}
+        tags = _tags(record) | {"darec.digest": digest}
         self._log(client, run, record, {name: value for name, value in tags.items() if run.tags.get(name) != value})
 
     def _create(self, client: MlflowClient, record: Record) -> _Mirrored:
@@ -176,7 +211,7 @@ class MlflowTracker:
         if record.key != STUDY:
             tags["mlflow.parentRunId"] = self._runs[STUDY].run_id
         run = client.create_run(self._experiment, _milliseconds(record.started_at), tags, record.name)
-        return _Mirrored.of(run, steps=set())
+        return _Mirrored.of(run)
 
     def _set_status(self, client: MlflowClient, run: _Mirrored, record: Record) -> None:
         status = _STATUS[record.state]
@@ -189,9 +224,7 @@ class MlflowTracker:
         run.status = status
 
     def _log(self, client: MlflowClient, run: _Mirrored, record: Record, tags: Mapping[str, str]) -> None:
-        if run.steps is None:
-            run.steps = {metric.step for metric in client.get_metric_history(run.run_id, _MARKER)}
-        rows = [row for row in record.rows if row.step not in run.steps]
+        rows = [row for series, found in record.rows.items() for row in self._missing(client, run, series, found)]
         params = {name: value for name, value in record.params.items() if name not in run.params}
         summary = {name: value for name, value in record.summary.items() if run.metrics.get(name) != value}
         at = record.started_at if record.ended_at is None else record.ended_at
@@ -203,27 +236,53 @@ class MlflowTracker:
             client.log_batch(run.run_id, params=chunk, synchronous=True)
         run_tags = [RunTag(name, value) for name, value in tags.items()]
         client.log_batch(run.run_id, last, last_params, run_tags[-_MAX_TAGS:], synchronous=True)
-        run.steps |= {row.step for row in rows}
+        for series, found in record.rows.items():
+            run.steps[series] |= {row.step for row in found}
         run.params |= set(params)
         run.metrics |= summary
         run.tags |= tags
 
+    def _missing(
+        self, client: MlflowClient, run: _Mirrored, series: str, rows: Sequence[Measurement]
+    ) -> list[Measurement]:
+        """The rows of a series whose steps MLflow does not have."""
+        if series not in run.steps:
+            history = client.get_metric_history(run.run_id, series) if run.metrics else []
+            run.steps[series] = {metric.step for metric in history}
+        return [row for row in rows if row.step not in run.steps[series]]
+
     def _register(self, client: MlflowClient) -> str | None:
-        """Register best/ once the final run has been measured, and let the alias `champion` point to it."""
+        """Make best/ a version of the registered model once the final run has been measured on the test split."""
         best, run = self._study.folder / "best", self._runs.get(FINAL)
-        if run is None or run.status != "FINISHED" or not (best / "architecture.json").exists():
+        new = contender(self._study)
+        if run is None or run.status != "FINISHED" or new is None:
             return None
-        name = self._study.config.tracking.registered_model or self._study.config.name
-        digest = _folder_digest(best)
+        name = self._model_name
         model, _, registered = run.tags.get("darec.model", "").rpartition("@")
-        if registered == digest and model.rpartition("/")[0] == name:
+        if registered == new.digest and model.rpartition("/")[0] == name:
             return model
-        client.log_artifacts(run.run_id, str(best), "model")
-        version = _model_version(client, name, run, {"darec.study": self._study.id, "darec.digest": digest})
-        client.set_registered_model_alias(name, CHAMPION, version)
-        run.tags["darec.model"] = f"{name}/{version}@{digest}"
-        client.set_tag(run.run_id, "darec.model", run.tags["darec.model"], synchronous=True)
+        # Every export has a place of its own: an older version may stay the champion.
+        place = f"model-{new.digest[:8]}"
+        with tempfile.TemporaryDirectory(prefix="darec-search-") as folder:
+            saved = save(best, Path(folder, place), run.run_id, place)
+            client.log_artifacts(run.run_id, str(Path(folder, place)), place)
+        version = register(client, name, run.run_id, f"{run.artifact_uri}/{place}", new)
+        tags = {"darec.model": f"{name}/{version}@{new.digest}", "mlflow.log-model.history": history_tag(saved)}
+        client.log_batch(run.run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
+        run.tags |= tags
         return f"{name}/{version}"
+
+
+def _dataset_input(use: DataUse, fingerprint: str) -> DatasetInput:
+    dataset = Dataset(
+        name=use.name,
+        digest=fingerprint[:_MAX_DIGEST],
+        source_type="local",
+        source=json.dumps({"uri": use.source}),
+        schema=_SCHEMA,
+        profile=json.dumps(use.profile),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", use.context)])
 
 
 def _reason(error: Exception) -> str:
@@ -242,12 +301,16 @@ def default_uri(folder: Path) -> str:
 
 def _artifact_location(uri: str) -> str | None:
     """Beside the SQLite file; MLflow would take the current directory. A server decides for itself."""
-    parts = urlsplit(uri)
-    if not parts.scheme.startswith("sqlite") or not parts.path:
+    file = _sqlite_file(uri)
+    if file is None:
         return None
-    folder = Path(parts.path.removeprefix("/")).absolute().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    return (folder / "mlartifacts").as_uri()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return (file.parent / "mlartifacts").as_uri()
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    parts = urlsplit(uri)
+    return Path(parts.path.removeprefix("/")).absolute() if parts.scheme.startswith("sqlite") and parts.path else None
 
 
 def _experiment(client: MlflowClient, name: str, artifact_location: str | None) -> str:
@@ -259,19 +322,11 @@ def _experiment(client: MlflowClient, name: str, artifact_location: str | None) 
     return str(experiment.experiment_id)
 
 
-def _model_version(client: MlflowClient, name: str, run: _Mirrored, tags: Mapping[str, str]) -> str:
-    """The version of this run and content; created if there is none."""
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    for version in client.search_model_versions(f"run_id = '{run.run_id}'"):
-        if version.name == name and version.tags.get("darec.digest") == tags["darec.digest"]:
-            return str(version.version)
-    source = f"{run.artifact_uri}/model"
-    created = client.create_model_version(name, source, run.run_id, dict(tags), await_creation_for=0)
-    return str(created.version)
+def _tag_experiment(client: MlflowClient, experiment: str, wanted: Mapping[str, str]) -> None:
+    known = client.get_experiment(experiment).tags
+    for name, value in wanted.items():
+        if known.get(name) != value:
+            client.set_experiment_tag(experiment, name, value)
 
 
 def _upload(client: MlflowClient, run_id: str, artifacts: Mapping[str, str | Path]) -> None:
@@ -306,16 +361,10 @@ def _chunks(params: Sequence[Param], size: int) -> list[list[Param]]:
 
 def _tags(record: Record) -> dict[str, str]:
     tags = {f"darec.{name}": value[:_MAX_VALUE] for name, value in record.tags.items()}
+    commit = tags.pop("darec.commit", None)  # MLflow has a place of its own for it
     tags |= {"mlflow.source.name": "darec-search", "mlflow.source.type": "JOB", "mlflow.runName": record.name}
-    return tags | ({"mlflow.source.git.commit": record.tags["commit"]} if "commit" in record.tags else {})
-
-
-def _folder_digest(folder: Path) -> str:
-    """Of all names and sizes and of the card, which holds the hash of the weights."""
-    digest = hashlib.sha256((folder / "architecture.json").read_bytes())
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(folder)}:{file.stat().st_size};".encode())
-    return digest.hexdigest()[:16]
+    tags |= {"mlflow.note.content": record.note[:_MAX_VALUE]} if record.note else {}
+    return tags | ({"mlflow.source.git.commit": commit} if commit else {})
 
 
 def _milliseconds(seconds: float) -> int:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from darec_search.config import StudyConfig
 from darec_search.space import Point
@@ -19,7 +24,7 @@ START = 1_790_000_000.0
 LEVELS = (0.01, 0.1, 1.0)
 
 
-def new_study(folder: Path, layers: int = 4, trials: int = 12, **fields: object) -> Study:
+def new_study(folder: Path, layers: int = 4, trials: int = 12, fingerprint: str = "f" * 64, **fields: object) -> Study:
     """An empty study of `layers` DALayers with three levels of λ1."""
     document: dict[str, object] = {
         "name": "tiny",
@@ -29,7 +34,7 @@ def new_study(folder: Path, layers: int = 4, trials: int = 12, **fields: object)
         "search": {"trials": trials, "epochs": 4, "weights": {"align": list(LEVELS)}},
         **fields,
     }
-    return Study.open(StudyConfig.model_validate(document), fingerprint="f" * 64, layers=layers)
+    return Study.open(StudyConfig.model_validate(document), fingerprint=fingerprint, layers=layers)
 
 
 def curve(mrr: float, epochs: int) -> list[Row]:
@@ -164,6 +169,7 @@ def export(study: Study, bits: Sequence[int]) -> Path:
     card = {"version": 1, "architecture": Architecture(tuple(bits)).text, "metrics": {"mrr": 0.03}, "hash": "abc"}
     (folder / "architecture.json").write_text(json.dumps(card))
     (folder / "model.safetensors").write_bytes(bytes(64))
+    pq.write_table(pa.table({"id": ["a", "b", "c"]}), folder / "items.parquet")
     (folder / "backbone" / "config.json").write_text("{}")
     (folder / "README.md").write_text("# tiny\n")
     return folder
@@ -178,6 +184,23 @@ def whole_study(folder: Path, layers: int = 4, finished: int = 9, failed: int = 
     final_run(study, winner)
     export(study, winner)
     return study
+
+
+def open_store(file: Path) -> str:
+    """URI of an SQLite store of MLflow, a copy of an empty one: MLflow takes seconds to make its tables."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_empty_store(), file)
+    return f"sqlite:///{file}"
+
+
+@functools.cache
+def _empty_store() -> Path:
+    from mlflow import MlflowClient
+
+    file = Path(tempfile.mkdtemp(prefix="darec-search-tests-"), "mlflow.db")
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
 
 
 def _cost(started: float, seconds: float) -> Cost:

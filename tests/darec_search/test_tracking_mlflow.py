@@ -6,19 +6,38 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from study_folders import LEVELS, ask, begin, curve, fail, finish, new_study, search, whole_study
+from study_folders import (
+    LEVELS,
+    START,
+    ask,
+    begin,
+    curve,
+    fail,
+    final_run,
+    finish,
+    new_study,
+    open_store,
+    search,
+    whole_study,
+)
 
 from darec_search.study import Study
 from darec_search.tracking import TRACKERS
-from darec_search.tracking.base import Synced
-from darec_search.tracking.records import records
+from darec_search.tracking.base import Synced, Tracker
+from darec_search.tracking.records import CURVE, records
+from trainer.architecture import Architecture
 from trainer.errors import BadInput
 
 mlflow = pytest.importorskip("mlflow")
 
 
 def sync(study: Study, uri: str | None = None, live: bool = False) -> Synced:
-    return TRACKERS["mlflow"](study, uri).sync(live=live)
+    return tracker_of(study, uri).sync(live=live)
+
+
+def tracker_of(study: Study, uri: str | None = None) -> Tracker:
+    open_store(study.folder / "mlflow.db")
+    return TRACKERS["mlflow"](study, uri)
 
 
 def client_of(study: Study, uri: str | None = None):
@@ -36,7 +55,8 @@ def runs_of(study: Study, uri: str | None = None) -> dict:
 
 def table_sizes(study: Study) -> dict[str, int]:
     with sqlite3.connect(study.folder / "mlflow.db") as connection:
-        names = ("runs", "metrics", "latest_metrics", "params", "tags", "model_versions", "registered_model_aliases")
+        names = ("runs", "metrics", "latest_metrics", "params", "tags", "datasets", "inputs", "input_tags")
+        names += ("experiment_tags", "model_versions", "model_version_tags", "registered_model_aliases")
         return {name: connection.execute(f"select count(*) from {name}").fetchone()[0] for name in names}
 
 
@@ -54,9 +74,10 @@ def whole(tmp_path_factory) -> Study:
     return study
 
 
-def test_one_parent_and_a_child_for_every_trial_and_the_final_run(whole):
+def test_one_parent_and_a_child_for_every_trial_the_final_run_and_each_reference(whole):
     runs = runs_of(whole)
-    assert set(runs) == {"study", "final", *(trial.spec.id for trial in whole.trials())}
+    references = {"popularity", "neighbours"}
+    assert set(runs) == {"study", "final", *references, *(trial.spec.id for trial in whole.trials())}
     parent = runs.pop("study")
     assert parent.info.status == "FINISHED"
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
@@ -65,21 +86,84 @@ def test_one_parent_and_a_child_for_every_trial_and_the_final_run(whole):
 def test_a_trial_shows_its_design_its_curve_and_its_origin(whole):
     trial = next(trial for trial in whole.trials() if trial.spec.stage == "architecture" and trial.objective)
     run = runs_of(whole)[trial.spec.id]
-    for index, bit in enumerate(trial.spec.bits):
-        slot = ("causal", "context", "recommendation")[index % 3]
-        assert run.data.params[f"L{index // 3}.{slot}"] == ("parallel" if bit else "serial")
+    text = Architecture(trial.spec.bits).text
+    assert [run.data.params[f"L{layer}"] for layer in range(4)] == text.split("-")
+    assert run.data.params["parallel_adapters"] == str(sum(trial.spec.bits))
     assert run.data.params["lambda.align"] == "0.1"
-    assert run.data.params["sampler"] == "ax_bayes"
-    assert run.data.tags["darec.fingerprint"] == whole.fingerprint
+    assert run.info.run_name == f"{trial.spec.number:03d} {text}"
     assert run.data.tags["darec.status"] == "finished"
-    assert run.data.metrics["best_mrr"] == pytest.approx(trial.objective)
-    history = client_of(whole).get_metric_history(run.info.run_id, "recall_at_10")
+    assert run.data.metrics["objective"] == pytest.approx(trial.objective)
+    assert run.data.metrics["valid/mrr"] == pytest.approx(trial.objective)
+    history = client_of(whole).get_metric_history(run.info.run_id, "curve/recall_at_10")
     expected = {int(row["step"]): row["recall@10"] for row in trial.result.curve}
     assert {metric.step: metric.value for metric in history} == pytest.approx(expected)
     started = trial.result.cost.started_at
     assert sorted(metric.timestamp for metric in history) == [round(1000 * (started + 2 * i)) for i in (1, 2, 3, 4)]
     names = {"spec.json", "result.json", "architecture.json", "run.json"}
     assert names <= artifacts(client_of(whole), run.info.run_id)
+
+
+def test_what_all_trials_share_stands_in_the_parent_alone(whole):
+    runs = runs_of(whole)
+    constants = runs.pop("study").data.params
+    assert constants["lambda.contrastive"] == "0.001"
+    assert not any(constants.keys() & run.data.params.keys() for run in runs.values())
+    columns = {
+        kind: {name for run in [*runs.values()] for name in getattr(run.data, kind) if not name.startswith("mlflow.")}
+        for kind in ("params", "metrics", "tags")
+    }
+    assert sum(len(found) for found in columns.values()) < 60, columns
+
+
+def test_values_that_cannot_be_compared_have_other_names(whole):
+    runs = runs_of(whole)
+    compared = {key for key, run in runs.items() if "objective" in run.data.metrics}
+    assert compared == {trial.spec.id for trial in whole.trials() if trial.objective is not None}
+    tested = {
+        run.info.run_name: run.data.metrics["test/mrr"] for run in runs.values() if "test/mrr" in run.data.metrics
+    }
+    assert tested.pop("popularity, no training") == pytest.approx(0.015)
+    assert tested.pop("neighbours, no training") == pytest.approx(0.02)
+    assert sorted(tested.values()) == pytest.approx([0.03, 0.03])  # the final run, and the study as a whole
+
+
+def test_a_fixed_arm_gets_its_test_figures_after_its_end(tmp_path):
+    study = new_study(tmp_path / "study")
+    search(study, finished=4, failed=0)
+    full = finish(study, ask(study, (0,) * 12, 0.1, "full", "serial", 7), 0.03, START + 900)
+    tracker = tracker_of(study)
+    tracker.sync(live=True)
+    final_run(study, (1,) * 12)
+    tracker.sync()
+    run = runs_of(study)[full.spec.id]
+    assert run.data.metrics["test/mrr"] == pytest.approx(0.027)
+    contexts = {i.tags[0].value for i in client_of(study).get_run(run.info.run_id).inputs.dataset_inputs}
+    assert contexts == {"search", "test"}
+
+
+def test_runs_say_which_data_they_read(whole):
+    run = client_of(whole).get_run(runs_of(whole)["final"].info.run_id)
+    found = {i.tags[0].value: i.dataset for i in run.inputs.dataset_inputs}
+    assert set(found) == {"full", "test"}
+    assert found["full"].name == "data"
+    assert found["full"].digest == whole.fingerprint[:36]
+    assert json.loads(found["full"].profile) == {"fingerprint": whole.fingerprint}
+    assert json.loads(found["test"].schema)["mlflow_colspec"]
+
+
+def test_the_experiment_has_a_saved_view_that_names_what_is_there(whole):
+    tags = client_of(whole).get_experiment_by_name("tiny").tags
+    state = json.loads(json.loads(tags[f"mlflow.sharedViewState.{whole.id}"])["state"])
+    runs = runs_of(whole).values()
+    known = {f"{kind}.`{name}`" for run in runs for kind in ("params", "metrics") for name in getattr(run.data, kind)}
+    assert set(state["selectedColumns"]) <= known
+    parallel = next(chart for chart in state["compareRunCharts"] if chart["type"] == "PARALLEL")
+    assert parallel["selectedParams"] == ["L0", "L1", "L2", "L3", "lambda.align"]
+    experiment = client_of(whole).get_experiment_by_name("tiny").experiment_id
+    shown = client_of(whole).search_runs([experiment], state["searchFilter"], order_by=[f"{state['orderByKey']} DESC"])
+    assert len(shown) == len(runs) - 1
+    values = [run.data.metrics["objective"] for run in shown if "objective" in run.data.metrics]
+    assert values == sorted(values, reverse=True)
 
 
 def test_a_failed_trial_says_why(whole):
@@ -90,32 +174,25 @@ def test_a_failed_trial_says_why(whole):
     assert "CUDA out of memory" in run.data.tags["darec.reason"]
 
 
-def test_the_parent_shows_progress_references_and_pictures(whole):
+def test_the_parent_shows_progress_verdict_and_pictures(whole):
     parent = runs_of(whole)["study"]
     client = client_of(whole)
-    best = [metric.value for metric in client.get_metric_history(parent.info.run_id, "best_mrr")]
+    best = [metric.value for metric in client.get_metric_history(parent.info.run_id, "curve/best_objective")]
     assert best == sorted(best)
     assert len(best) == len(whole.trials())
-    assert parent.data.metrics["test_mrr"] == pytest.approx(0.03)
-    assert parent.data.metrics["test_mrr.popularity"] == pytest.approx(0.015)
+    assert parent.data.metrics["test/mrr"] == pytest.approx(0.03)
+    note = parent.data.tags["mlflow.note.content"]
+    assert "SPS-PSP-SPS-PSP" in note
+    assert "| popularity | 0.0150 | 0.0300 | 0.0180 |" in note
     assert {"study.yaml", "environment.json", "promotion.json", "report.html"} <= artifacts(client, parent.info.run_id)
     assert artifacts(client, parent.info.run_id, "report") == {"report/best.png"}
-
-
-def test_the_champion_is_registered_from_the_final_run(whole):
-    client = client_of(whole)
-    version = client.get_model_version_by_alias("tiny", "champion")
-    assert version.run_id == runs_of(whole)["final"].info.run_id
-    files = artifacts(client, version.run_id, "model")
-    assert {"model/architecture.json", "model/model.safetensors", "model/backbone"} <= files
-    assert Path(version.source.removeprefix("file://"), "model.safetensors").read_bytes() == bytes(64)
 
 
 def test_a_replay_changes_nothing(whole):
     before = table_sizes(whole)
     again = sync(whole)
     assert (again.created, again.updated, again.model) == (0, 0, "tiny/1")
-    assert again.runs == len(whole.trials()) + 2
+    assert again.runs == len(whole.trials()) + 4
     assert table_sizes(whole) == before
 
 
@@ -130,25 +207,17 @@ def test_a_sync_that_was_cut_short_is_repeated_without_double_rows(whole):
     assert table_sizes(whole) == before
 
 
-def test_a_new_export_becomes_the_champion(tmp_path):
-    study = whole_study(tmp_path / "study")
-    assert sync(study).model == "tiny/1"
-    (study.folder / "best" / "architecture.json").write_text(json.dumps({"hash": "other"}))
-    assert sync(study).model == "tiny/2"
-    assert client_of(study).get_model_version_by_alias("tiny", "champion").version == 2
-
-
 def test_running_trials_show_their_curve_and_waiting_ones_nothing(tmp_path):
     study = new_study(tmp_path / "study")
     running, waiting = (ask(study, (bit,) * 12, 0.1, "architecture") for bit in (0, 1))
-    tracker = TRACKERS["mlflow"](study, None)
+    tracker = tracker_of(study)
     assert tracker.sync(live=True).runs == 1
     begin(running, rows=2)
     tracker.sync(live=True)
     run = runs_of(study)[running.spec.id]
     assert run.info.status == "RUNNING"
     assert waiting.spec.id not in runs_of(study)
-    steps = [metric.step for metric in client_of(study).get_metric_history(run.info.run_id, "mrr")]
+    steps = [metric.step for metric in client_of(study).get_metric_history(run.info.run_id, "curve/mrr")]
     assert steps == [10, 20]
 
     # The search is killed; whoever syncs next finds the run without its worker.
@@ -165,8 +234,27 @@ def test_running_trials_show_their_curve_and_waiting_ones_nothing(tmp_path):
     ended = runs_of(study)[running.spec.id]
     assert ended.info.status == "FINISHED"
     assert ended.info.end_time == 1_790_000_509_000
-    steps = [metric.step for metric in client_of(study).get_metric_history(run.info.run_id, "mrr")]
+    steps = [metric.step for metric in client_of(study).get_metric_history(run.info.run_id, "curve/mrr")]
     assert sorted(steps) == [10, 20, 30, 40]
+
+
+def test_the_use_of_the_machine_is_a_series_of_its_own(tmp_path):
+    study = new_study(tmp_path / "study")
+    trial = ask(study, (0,) * 12, 0.1, "architecture")
+    begin(trial, rows=2)
+    tracker = tracker_of(study)
+    tracker.sync(live=True)
+    rows = [{"at": START + 5 * i, "process_cpu_percent": 90.0 + i, "process_memory_megabytes": 700.0} for i in range(3)]
+    (trial.folder / "usage.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tracker.sync(live=True)
+    finish(study, trial, 0.03, START)
+    sync(study)
+    run_id = runs_of(study)[trial.spec.id].info.run_id
+    history = client_of(study).get_metric_history(run_id, "system/process_cpu_percent")
+    assert [(m.step, m.value, m.timestamp) for m in history] == [
+        (i, 90.0 + i, round(1000 * (START + 5 * i))) for i in range(3)
+    ]
+    assert "usage.jsonl" in artifacts(client_of(study), run_id)
 
 
 def test_a_half_written_curve_line_waits_for_its_end(tmp_path):
@@ -175,7 +263,7 @@ def test_a_half_written_curve_line_waits_for_its_end(tmp_path):
     first, second = (json.dumps(row) for row in curve(0.03, 4)[:2])
     (trial.folder / "curve.jsonl").write_text(f"{first}\n{second[:25]}")
     (record,) = (record for record in records(study, live=True) if record.key == trial.spec.id)
-    assert [row.step for row in record.rows] == [10]
+    assert [row.step for row in record.rows[CURVE]] == [10]
 
 
 def test_long_curves_and_many_layers_go_in_several_requests(tmp_path):
@@ -185,8 +273,8 @@ def test_long_curves_and_many_layers_go_in_several_requests(tmp_path):
     (trial.folder / "curve.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     sync(study)
     run = runs_of(study)[trial.spec.id]
-    assert sum(name.startswith("L") for name in run.data.params) == 120
-    assert len(client_of(study).get_metric_history(run.info.run_id, "mrr")) == 400
+    assert [run.data.params[f"L{layer:02d}"] for layer in range(40)] == ["SPP"] * 40
+    assert len(client_of(study).get_metric_history(run.info.run_id, "curve/mrr")) == 400
 
 
 def test_a_restart_with_another_budget_is_no_conflict(tmp_path):
@@ -198,7 +286,7 @@ def test_a_restart_with_another_budget_is_no_conflict(tmp_path):
 
 
 def test_passwords_never_reach_the_store_or_the_messages(tmp_path):
-    uri = f"sqlite:///{tmp_path}/other.db"
+    uri = open_store(tmp_path / "other.db")
     study = new_study(tmp_path / "study", tracking={"uri": "http://ann:hunter2@127.0.0.1:1/?token=hunter2"})
     fail(study, ask(study, (0,) * 12, LEVELS[0], "weights"), "failed", "no luck")
     sync(study, uri)

@@ -25,6 +25,7 @@ from trainer.training.loop import Training
 from trainer.training.memory import is_out_of_memory, out_of_memory_reason
 from trainer.training.model_file import save_model
 from trainer.training.result import Cost, Row, RunResult, Status, Stop, write_atomic
+from trainer.training.usage import recorded_usage
 from trainer.training.warm import Materials, Warm
 from trainer.training.workers import Workers, default_device
 
@@ -108,7 +109,8 @@ def run_by_epochs(
     try:
         if device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats(device)
-        with deterministic(config.execution.deterministic):
+        sampled = config.system_metrics and workers.rank == 0
+        with deterministic(config.execution.deterministic), recorded_usage(folder, device, sampled):
             materials = (warm or Warm()).materials(config)
             training = Training(config, materials, folder, device, workers)
             for row in training.epochs():
