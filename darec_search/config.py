@@ -201,7 +201,9 @@ class PromotionConfig(Section):
         "best.",
     )
     arms: tuple[str, ...] = Field(
-        (), description="Further architectures that are tested again, such as `SPS-PPS`, at the best candidate's λ."
+        (),
+        description="Further architectures that are tested again, such as `SPS-PPS`, or paths of cards or exports, at "
+        "the best candidate's λ.",
     )
     repeats: Positive = Field(2, description="Fresh seeds per arm on average, where `budget` does not say it.")
     budget: Positive | None = Field(
@@ -216,6 +218,11 @@ class PromotionConfig(Section):
     num_workers: Positive = Field(1, description="Ray Train workers of the final run.")
     cpus_per_worker: Annotated[float, Field(gt=0)] = Field(1, description="CPUs of each.")
     gpus_per_worker: Annotated[float, Field(ge=0)] = Field(0, description="GPUs of each.")
+
+    @field_validator("arms")
+    @classmethod
+    def _of_cards(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(architecture_text(text) for text in arms)
 
     @property
     def most_retests(self) -> int:

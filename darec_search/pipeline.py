@@ -18,7 +18,9 @@ from darec_search.insight import write_insight
 from darec_search.promotion import Promotion
 from darec_search.report import write_report
 from darec_search.runners.base import Event, Runner
+from darec_search.space import Point
 from darec_search.study import Study
+from darec_search.tracking import TRACKERS
 from darec_search.tracking.base import Synced
 from darec_search.tracking.mirror import Mirror
 from darec_search.trial import SEARCH_STAGES, TrialSpec
@@ -155,14 +157,31 @@ def _finish(study: Study, observer: Observer, look: Callable[[Runner, OnEvent], 
 
 
 def _promote(study: Study, runner: Runner, observer: Observer, on_event: OnEvent) -> Promotion:
-    standing = promotion.standing(study)
+    champion = _reigning(study)
+    standing = promotion.standing(study, champion)
     tested = {spec.id for spec in standing.done}
     observer.stage("re-test with fresh seeds", standing.runs, _done(study, lambda spec: spec.id in tested))
-    decision = promotion.retest(study, runner, on_event)
+    decision = promotion.retest(study, runner, on_event, champion)
     full = {spec.id for spec in final_models.fixed_arm_specs(study, decision)}
     observer.stage("fixed arms on all users", len(full), _done(study, lambda spec: spec.id in full))
     final_models.train_fixed_arms(study, decision, runner, on_event)
     return decision
+
+
+def _reigning(study: Study) -> dict[str, Point]:
+    """The registry's champion as an arm of the re-test, if it comes from another study and fits this one's model."""
+    tracking = study.config.tracking
+    found = TRACKERS["mlflow"](study, tracking.uri).champion() if tracking.enabled else None
+    if found is None or found.study == study.id or len(found.bits) != study.space.bits:
+        return {}
+    # λ that the config fixes at the same value stays unnamed, so that a design found twice is known to be one.
+    configured = study.config.losses.model_dump()
+    weights = {
+        name: weight
+        for name, weight in found.weights.items()
+        if name in study.space.weights or weight != configured[name]
+    }
+    return {"champion": Point(found.bits, weights)}
 
 
 def _done(study: Study, wanted: Callable[[TrialSpec], bool]) -> list[RunResult]:

@@ -22,9 +22,10 @@ from darec_search.findings import Findings
 from darec_search.planning import prepared_dataset
 from darec_search.runfile import RunFile
 from trainer.architecture import Architecture
+from trainer.baselines import baseline_options
 from trainer.config import BackboneConfig, RunConfig
 from trainer.data.dataset import Split
-from trainer.inference import default_device, restore
+from trainer.inference import default_device, restore, restore_baseline
 from trainer.metrics import ranking_metrics
 from trainer.training.model_file import load_model
 from trainer.training.result import Row, RunResult, write_atomic
@@ -90,6 +91,9 @@ def inspect_runs(file: RunFile) -> Findings:
     for planned in file.runs.values():
         config, backbone = planned.config, planned.config.model.backbone
         found.collect(partial(prepared_dataset, Path(config.data.path), planned.prepare))
+        if config.baseline is not None:
+            found.collect(partial(baseline_options, config.baseline))
+            continue
         if backbone in unreachable:
             continue
         missing = len(found.missing)
@@ -145,11 +149,15 @@ def measure(training: Training, split: Split, warm: Warm) -> None:
         return
     config = training.config
     state = load_model(training.folder / "model.safetensors")
-    trained, dataset = restore(config, state, warm, default_device()), warm.materials(config).dataset
-    started = time.perf_counter()
+    dataset = warm.judged(config).dataset
     if split == "test":
         dataset = dataset.unsealed(f"training {training.folder.name} of a run file")
-    ranks = trained.ranks(dataset, split, known_users=True)
+    if config.baseline is not None:
+        rank = restore_baseline(config, state, dataset.n_items, default_device()).ranks
+    else:
+        rank = partial(restore(config, state, warm, default_device()).ranks, known_users=True)
+    started = time.perf_counter()
+    ranks = rank(dataset, split)
     seconds = time.perf_counter() - started
     pq.write_table(pa.table({"user": dataset.user_ids, "rank": ranks.numpy()}), ranks_file)
     measured = {"split": split, "users": dataset.n_users, **ranking_metrics(ranks), "seconds": seconds}

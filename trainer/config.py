@@ -5,7 +5,7 @@ Defaults are those of the paper (Section 3.1.4, Table 3) wherever it states one;
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -155,7 +155,7 @@ class NegativesConfig(Section):
 
 
 class OptimizationConfig(Section):
-    """AdamW with linear warm-up and cosine decay to zero."""
+    """AdamW with linear warm-up, then cosine decay to zero or a constant rate."""
 
     epochs: Positive = Field(40, description="Passes over the users.")
     batch_size: Positive = Field(6, description="Users per optimiser step, over all workers.")
@@ -164,6 +164,7 @@ class OptimizationConfig(Section):
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.06, description="Share of the steps with rising rate."
     )
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate after the warm-up.")
     max_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Gradients are clipped to this norm.")
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
@@ -200,6 +201,13 @@ class ExecutionConfig(Section):
     )
 
 
+class BaselineConfig(Section):
+    """A model that DARec is compared with, trained in its place."""
+
+    name: str = Field(description="`gru4rec`, `sasrec` or `bert4rec`.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the baseline.")
+
+
 class RunConfig(Section):
     """One training run."""
 
@@ -211,6 +219,9 @@ class RunConfig(Section):
     )
     optimization: OptimizationConfig = Field(
         default_factory=lambda: OptimizationConfig(), description="Optimiser and schedule."
+    )
+    baseline: BaselineConfig | None = Field(
+        None, description="Train this model in DARec's place; `model`, `losses` and `negatives` count for nothing then."
     )
     seed: int = Field(0, description="Seed of initial weights, batches and negatives.")
     execution: ExecutionConfig = Field(default_factory=lambda: ExecutionConfig(), description="How it is computed.")

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.baselines import SequenceModel, create_baseline
 from trainer.config import ModelConfig, RunConfig
 from trainer.data.dataset import Dataset, Split
 from trainer.data.ragged import Ragged
@@ -23,6 +24,7 @@ from trainer.models.streams import PROMPT, StreamPacker
 from trainer.ranking import ItemScorer, Ranked
 from trainer.training.evaluation import rank_users, read_histories
 from trainer.training.precision import Precision, autocast
+from trainer.training.sequence import rank_histories
 from trainer.training.warm import Warm
 from trainer.training.workers import Workers
 from trainer.training.workers import default_device as default_device  # part of this door
@@ -159,8 +161,44 @@ class TrainedModel:
         return vectors
 
 
+@dataclass(frozen=True)
+class TrainedBaseline:
+    """A trained sequence baseline. Make one with `restore_baseline`."""
+
+    model: SequenceModel
+    max_items: int
+    device: str
+
+    def ranks(self, dataset: Dataset, split: Split) -> Tensor:
+        """[users] rank of every user's held-out item; `test` opens the test split."""
+        histories = dataset.inputs(split).newest(self.max_items)
+        return rank_histories(self.model, histories, dataset.targets(split), self.device, Workers(0, 1)).ranks
+
+
+def restore_baseline(config: RunConfig, state: dict[str, Tensor], n_items: int, device: str = "cpu") -> TrainedBaseline:
+    """The baseline of a run from its config and trained tensors.
+
+    Args:
+        config: the run; its `baseline` is there.
+        state: trained tensors by name.
+        n_items: items of the catalogue.
+        device: where to put it.
+
+    Raises:
+        BadInput: if the tensors do not fit the config.
+    """
+    if config.baseline is None:
+        raise ValueError("the run has no baseline")
+    model = create_baseline(config.baseline, n_items, config.data.max_items, config.seed)
+    try:
+        model.load_trained_state(state)
+    except ValueError as error:
+        raise BadInput(f"the trained tensors do not fit the model ({error})") from error
+    return TrainedBaseline(model.to(device).eval(), config.data.max_items, device)
+
+
 def restore(config: RunConfig, state: dict[str, Tensor], warm: Warm | None = None, device: str = "cpu") -> TrainedModel:
-    """The model of a run from its config and trained tensors.
+    """The DARec of a run from its config and trained tensors.
 
     Raises:
         BadInput: if the tensors do not fit the config.

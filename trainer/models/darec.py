@@ -16,6 +16,7 @@ from trainer.models.collaborative import create_collaborative
 from trainer.models.collaborative.base import Interactions
 from trainer.models.compiling import compiled
 from trainer.models.da_layer import DALayer, plain_layer
+from trainer.models.network import Network
 from trainer.models.streams import PackedStreams
 
 
@@ -32,7 +33,7 @@ class CollaborativeColumn(nn.Module):
         return torch.cat([self.user(users_ur), self.item(items_ir)])
 
 
-class DARec(nn.Module):
+class DARec(Network):
     """The model.
 
     Args:
@@ -109,18 +110,6 @@ class DARec(nn.Module):
     def trained_state(self) -> dict[str, Tensor]:
         """The trained tensors by name: everything but the backbone."""
         return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("backbone.")}
-
-    def load_trained_state(self, state: dict[str, Tensor]) -> None:
-        """Inverse of `trained_state`.
-
-        Raises:
-            ValueError: if names or shapes do not fit this model.
-        """
-        own = self.trained_state()
-        wrong = sorted(set(own) ^ set(state)) or [name for name in own if own[name].shape != state[name].shape]
-        if wrong:
-            raise ValueError(f"saved tensors do not fit this model: {', '.join(wrong[:5])}")
-        self.load_state_dict(state, strict=False)
 
     def _embed(self, streams: PackedStreams) -> Tensor:
         words_te = self.backbone.word_embeddings(streams.token_ids_t)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import AdamW
 
-from trainer.models.darec import DARec
+from trainer.models.network import Network
 from trainer.training.averaging import WeightAverage
 from trainer.training.result import Row, write_atomic
 from trainer.training.workers import Workers
@@ -63,7 +63,7 @@ class Checkpoints:
         average: its tensors are saved and set, if there is one.
     """
 
-    def __init__(self, folder: Path, model: DARec, optimizer: AdamW, average: WeightAverage | None = None) -> None:
+    def __init__(self, folder: Path, model: Network, optimizer: AdamW, average: WeightAverage | None = None) -> None:
         self._folder, self._model, self._optimizer, self._average = folder, model, optimizer, average
         self._best = (-1, "")
         """Epoch and digest of the best state on disk."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -32,9 +32,10 @@ class Step:
 
     terms: Terms
     """Of the whole batch, over all workers."""
-    parts: list[tuple[StepInput, float]]
-    """Go through the model one after the other; their losses and gradients, times the number, add up. Empty for an idle
-    worker, unless it has to go through the model for the others' sake: then with stand-ins that count 0."""
+    parts: list[tuple[Any, float]]
+    """The task's own inputs, for DARec `StepInput`. They go through the model one after the other; their losses and
+    gradients, times the number, add up. Empty for an idle worker, unless it has to go through the model for the others'
+    sake: then with stand-ins that count 0."""
 
 
 def steps(
@@ -103,11 +104,21 @@ def to_step_input(batch: Batch, packer: StreamPacker, device: str) -> StepInput:
     return to_device(step, device)
 
 
-def to_device(step: StepInput, device: str) -> StepInput:
-    """The same step on another device; from page-locked memory without waiting for the copy."""
+class Part(Protocol):
+    """A part of a step, whatever the task's."""
+
+    @property
+    def targets(self) -> Tensor: ...
+
+
+P = TypeVar("P", bound=Part)
+
+
+def to_device(step: P, device: str) -> P:
+    """The same part on another device; from page-locked memory without waiting for the copy."""
     if step.targets.device == torch.device(device):
         return step
-    moved: StepInput = _mapped(step, lambda part: part.to(device, non_blocking=True), device)
+    moved: P = _mapped(step, lambda part: part.to(device, non_blocking=True), device)
     return moved
 
 

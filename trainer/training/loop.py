@@ -1,37 +1,34 @@
-"""The training loop of DARec (Section 2.4): joint losses, best checkpoint by validation MRR."""
+"""The training loop of every model (Section 2.4): steps, checkpoints, and the best one by validation MRR."""
 
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainer.config import RunConfig
-from trainer.data.batches import BatchPlanner
-from trainer.losses import StepInput, darec_losses
-from trainer.models.darec import DARec
 from trainer.training.averaging import WeightAverage
 from trainer.training.checkpoint import Checkpoints, Progress
+from trainer.training.darec import DARecTask
+from trainer.training.darec import create_model as create_model  # part of this door
 from trainer.training.divergence import LOSSES, LossWatch, Moment
-from trainer.training.evaluation import rank_users, validation_metrics
-from trainer.training.feed import Step, ahead, steps, to_device
+from trainer.training.evaluation import validation_metrics
+from trainer.training.feed import Step, ahead
 from trainer.training.feed import to_step_input as to_step_input  # part of this door
 from trainer.training.optimizer import apply_step, create_optimizer, set_learning_rate
 from trainer.training.precision import autocast
-from trainer.training.pretrain import pretrain_collaborative
 from trainer.training.ranks import save_ranks
 from trainer.training.result import Row, write_atomic
-from trainer.training.sharding import is_sharded, shard_backbone
-from trainer.training.warm import Materials
+from trainer.training.sequence import SequenceTask
+from trainer.training.task import Task
+from trainer.training.warm import Judged, Materials
 from trainer.training.workers import Workers
-
-logger = logging.getLogger(__name__)
 
 
 class Training:
@@ -39,33 +36,24 @@ class Training:
 
     Args:
         config: the run.
-        materials: dataset, backbone, streams and negatives.
+        materials: what `Warm.materials` has for the run.
         folder: where `checkpoint/` and `curve.jsonl` go.
         device: where to train.
         workers: this process's place among the workers.
     """
 
     def __init__(
-        self, config: RunConfig, materials: Materials, folder: Path, device: str, workers: Workers | None = None
+        self,
+        config: RunConfig,
+        materials: Judged,
+        folder: Path,
+        device: str,
+        workers: Workers | None = None,
     ) -> None:
-        self.config, self.materials, self.folder, self.device = config, materials, folder, device
+        self.config, self.folder, self.device = config, folder, device
         self.workers = workers or Workers.current()
-        self.model = create_model(config, materials)
-        self.sharded = is_sharded(config.execution, self.workers)
-        if self.sharded:
-            shard_backbone(self.model, device, self.workers)
-        elif config.execution.shard_backbone:
-            logger.info("execution.shard_backbone has no effect: one worker holds the whole backbone")
-        self.model.to(device)
-        collaborative = self.model.collaborative
-        joint = collaborative is not None and config.model.collaborative.training == "joint"
-        self.planner = BatchPlanner(
-            materials.dataset.train,
-            materials.dataset.n_items,
-            materials.hard_negatives,
-            config,
-            collaborative.negatives if collaborative is not None and joint else 0,
-        )
+        self.task = create_task(config, materials, device, self.workers)
+        self.model = self.task.model
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = create_optimizer(self.model, config.optimization)
         decay = config.optimization.ema_decay
@@ -101,8 +89,8 @@ class Training:
         restored = self.checkpoints.restore(self.workers, self.device)
         if restored is not None:
             self.progress, self.best = restored
-        elif self.model.collaborative is not None and self.config.model.collaborative.training == "frozen":
-            pretrain_collaborative(self.model.collaborative, self.materials.dataset.train, self.config, self.device)
+        else:
+            self.task.begin()
         self.earlier = (self.progress.wall_s, self.progress.cpu_s)
         self._write_curve()
         if self.progress.curve:
@@ -122,11 +110,11 @@ class Training:
     def _train_epoch(self) -> dict[str, float]:
         """The rest of the epoch under way; the whole epoch's mean losses by name."""
         self.model.train()
-        progress, n_steps = self.progress, self.planner.steps_per_epoch
-        watch = LossWatch(self.materials.dataset.n_items, progress.first_losses, self.device.startswith("cuda"))
+        progress, n_steps = self.progress, self.task.steps_per_epoch
+        watch = LossWatch(self.task.n_items, progress.first_losses, self.device.startswith("cuda"))
         sums_l = torch.tensor([progress.sums.get(name, 0.0) for name in LOSSES], dtype=torch.float64).to(self.device)
         names = set(progress.sums)
-        with ahead(self._steps(), self.device) as source:
+        with ahead(self.task.steps(progress.epoch, progress.epoch_step), self.device) as source:
             for step in source:
                 self.first_step_at = self.first_step_at or time.time()
                 sums_l += self._step(step, watch)
@@ -141,22 +129,10 @@ class Training:
         progress.epoch, progress.epoch_step, progress.sums = progress.epoch + 1, 0, {}
         return {f"loss/{name}": value for name, value in _by_name(sums_l / max(n_steps, 1), names).items()}
 
-    def _steps(self) -> Iterator[Step]:
-        return steps(
-            self.planner,
-            self.materials.packer,
-            self.workers,
-            epoch=self.progress.epoch,
-            start=self.progress.epoch_step,
-            parts=self.config.execution.accumulation,
-            pin=self.device.startswith("cuda"),
-            stand_in=self.sharded,
-        )
-
     def _step(self, step: Step, watch: LossWatch) -> Tensor:
         """One optimiser step; the whole batch's losses in the order of `LOSSES`. Nothing in it waits for a GPU."""
         config, progress = self.config.optimization, self.progress
-        total_steps = config.epochs * self.planner.steps_per_epoch
+        total_steps = config.epochs * self.task.steps_per_epoch
         rate = set_learning_rate(self.optimizer, config, progress.step, total_steps)
         self.optimizer.zero_grad(set_to_none=True)
         losses_l = torch.zeros(len(LOSSES), device=self.device)
@@ -173,9 +149,9 @@ class Training:
             self.average.update(moment.step)
         return losses_l
 
-    def _losses(self, part: StepInput) -> dict[str, Tensor]:
+    def _losses(self, part: Any) -> dict[str, Tensor]:
         with autocast(self.config.execution.precision, self.device):
-            return darec_losses(self.model, to_device(part, self.device), self.config.losses)
+            return self.task.losses(part)
 
     def _checkpoint_is_due(self, n_steps: int) -> bool:
         """Whether to save within the epoch; its end saves anyway."""
@@ -187,20 +163,9 @@ class Training:
             self._evaluate_weights(losses)
 
     def _evaluate_weights(self, losses: dict[str, float]) -> None:
-        judged = self.materials.validation
         self.model.eval()
         with autocast(self.config.execution.precision, self.device):
-            ranked = rank_users(
-                self.model,
-                self.materials.packer,
-                judged.histories,
-                judged.targets,
-                max_items=self.config.data.max_items,
-                device=self.device,
-                workers=self.workers,
-                users=judged.users,
-                likelihood=True,
-            )
+            ranked = self.task.rank()
         metrics = validation_metrics(ranked)
         progress = self.progress
         self._count_time()
@@ -231,14 +196,11 @@ class Training:
         return patience is not None and progress.epoch - (progress.best_epoch or 0) >= patience
 
 
-def create_model(config: RunConfig, materials: Materials) -> DARec:
-    """A fresh model whose initial weights depend on the run's seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        dataset = materials.dataset
-        interactions = (dataset.train.row_of_value, dataset.train.values)
-        sizes = (dataset.n_users, dataset.n_items)
-        return DARec(materials.backbone.model, config.model, *sizes, config.execution, interactions)
+def create_task(config: RunConfig, materials: Judged, device: str, workers: Workers) -> Task:
+    """What the run trains: a baseline where it names one, else DARec."""
+    if isinstance(materials, Materials):
+        return DARecTask(config, materials, device, workers)
+    return SequenceTask(config, materials, device, workers)
 
 
 def _by_name(losses_l: Tensor, names: set[str]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up and cosine decay to zero (Section 3.1.4)."""
+"""AdamW with linear warm-up and cosine decay to zero (Section 3.1.4), or a constant rate."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) ->
 
 def set_learning_rate(optimizer: AdamW, config: OptimizationConfig, step: int, total_steps: int) -> float:
     """Set and return the rate of a step. It depends on the step alone, so a resumed run stays on the same curve."""
-    rate = config.learning_rate * learning_rate_factor(step, total_steps, config.warmup_fraction)
+    if config.schedule == "cosine" or step < math.ceil(total_steps * config.warmup_fraction):
+        rate = config.learning_rate * learning_rate_factor(step, total_steps, config.warmup_fraction)
+    else:
+        rate = config.learning_rate
     for group in optimizer.param_groups:
         group["lr"] = rate
     return rate

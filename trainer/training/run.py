@@ -26,7 +26,7 @@ from trainer.training.memory import is_out_of_memory, out_of_memory_reason
 from trainer.training.model_file import save_model
 from trainer.training.result import Cost, Row, RunResult, Status, Stop, write_atomic
 from trainer.training.usage import recorded_usage
-from trainer.training.warm import Materials, Warm
+from trainer.training.warm import Judged, Materials, Warm
 from trainer.training.workers import Workers, default_device
 
 logger = logging.getLogger(__name__)
@@ -105,13 +105,13 @@ def run_by_epochs(
     status: Status = "finished"
     reason: str | None = None
     stop: Stop | None = None
-    materials: Materials | None = None
+    materials: Judged | None = None
     try:
         if device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats(device)
         sampled = config.system_metrics and workers.rank == 0
         with deterministic(config.execution.deterministic), recorded_usage(folder, device, sampled):
-            materials = (warm or Warm()).materials(config)
+            materials = (warm or Warm()).of(config)
             training = Training(config, materials, folder, device, workers)
             for row in training.epochs():
                 stop = yield row
@@ -131,8 +131,10 @@ def run_by_epochs(
             status, reason = "failed", _sentence(error)
     result = _result(status, reason, training, started_at, device)
     if materials is not None:
+        result = result.model_copy(update={"fingerprint": materials.dataset.fingerprint})
+    if isinstance(materials, Materials):
         backbone = {"backbone": materials.backbone.name, "revision": materials.backbone.revision}
-        result = result.model_copy(update={"fingerprint": materials.dataset.fingerprint, **backbone})
+        result = result.model_copy(update=backbone)
     forecast = stop.forecast if stop is not None and status == "pruned" else None
     result = result.model_copy(update={"worker": worker, "attempts": attempts, "forecast": forecast})
     if workers.rank == 0:

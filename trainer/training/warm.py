@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.architecture import Architecture
+from trainer.baselines import baseline_options
 from trainer.cache import cached
 from trainer.config import BackboneConfig, NegativesConfig, RunConfig
 from trainer.data.dataset import Dataset
@@ -36,11 +37,17 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Materials:
-    """Everything that a run needs and does not change."""
+class Judged:
+    """What every run needs and does not change; all that a baseline needs."""
 
     dataset: Dataset
     validation: Validation
+
+
+@dataclass(frozen=True)
+class Materials(Judged):
+    """What DARec needs beside it."""
+
     backbone: LoadedBackbone
     packer: StreamPacker
     hard_negatives: Ragged
@@ -56,13 +63,42 @@ class Warm:
         self._packers: dict[tuple[str, str | None, Path, int], StreamPacker] = {}
         self._negatives: dict[tuple[Path, float, int, NegativesConfig], Ragged] = {}
 
+    def of(self, config: RunConfig) -> Judged:
+        """What a run needs, DARec's or a baseline's.
+
+        Raises:
+            BadInput: if something of it cannot be used.
+        """
+        return self.judged(config) if config.baseline is not None else self.materials(config)
+
     def materials(self, config: RunConfig) -> Materials:
-        """The materials of a run.
+        """What a run of DARec needs.
 
         Raises:
             BadInput: if the dataset or the backbone cannot be used, or streams are longer than the backbone allows.
         """
-        data, cache = config.data, Path(config.cache)
+        cache = Path(config.cache)
+        judged = self.judged(config)
+        dataset, full = judged.dataset, self._datasets[Path(config.data.path)]
+        backbone = self._backbone(config, full, cache)
+        packer = self._packer(backbone, full, config.data.max_item_tokens)
+        _refuse_long_streams(config, backbone.model.max_positions)
+        negatives_key = (Path(config.data.path), config.data.users_fraction, config.data.subset_seed, config.negatives)
+        if config.losses.contrastive == 0:
+            negatives = Ragged.from_rows([[]] * dataset.n_items)
+        elif negatives_key in self._negatives:
+            negatives = self._negatives[negatives_key]
+        else:
+            negatives = self._negatives[negatives_key] = hard_negatives(dataset, config.negatives, cache)
+        return Materials(dataset, judged.validation, backbone, packer, negatives)
+
+    def judged(self, config: RunConfig) -> Judged:
+        """The dataset of a run, and whose held-out items it is judged by.
+
+        Raises:
+            BadInput: if the dataset cannot be used.
+        """
+        data = config.data
         path = Path(data.path)
         if path not in self._datasets:
             self._datasets[path] = Dataset.open(path)
@@ -72,18 +108,8 @@ class Warm:
             whole = data.users_fraction == 1
             self._subsets[subset_key] = full if whole else full.subset(data.users_fraction, data.subset_seed)
         dataset = self._subsets[subset_key]
-        backbone = self._backbone(config, full, cache)
-        packer = self._packer(backbone, full, data.max_item_tokens)
-        _refuse_long_streams(config, backbone.model.max_positions)
-        negatives_key = (*subset_key, config.negatives)
-        if config.losses.contrastive == 0:
-            negatives = Ragged.from_rows([[]] * dataset.n_items)
-        elif negatives_key in self._negatives:
-            negatives = self._negatives[negatives_key]
-        else:
-            negatives = self._negatives[negatives_key] = hard_negatives(dataset, config.negatives, cache)
         judged = full if data.validation_users == "all" else dataset
-        return Materials(dataset, _validation(judged, dataset), backbone, packer, negatives)
+        return Judged(dataset, _validation(judged, dataset))
 
     def _backbone(self, config: RunConfig, dataset: Dataset, cache: Path) -> LoadedBackbone:
         wanted, precision = config.model.backbone, config.execution.precision
@@ -124,11 +150,15 @@ def builtin_folder(config: BackboneConfig, dataset: Dataset, cache: Path) -> Pat
 
 
 def check_run(config: RunConfig, warm: Warm) -> None:
-    """Load what a run needs and check that its architecture fits, before anything is trained.
+    """Load what a run needs and check that its architecture or baseline fits, before anything is trained.
 
     Raises:
-        BadInput: if dataset, backbone or architecture cannot be used.
+        BadInput: if dataset, backbone, architecture or baseline cannot be used.
     """
+    if config.baseline is not None:
+        baseline_options(config.baseline)
+        warm.judged(config)
+        return
     try:
         Architecture.parse(config.model.architecture, da_layer_count(config))
     except ValueError as error:

@@ -1,0 +1,209 @@
+"""Sequence baselines: one suite over every registered one, and what each promises beyond it."""
+
+import numpy as np
+import pytest
+import torch
+from test_training_resume import Killed, outcome
+from tiny_runs import tiny_data, tiny_run
+
+from trainer.baselines import BASELINES, baseline_options, create_baseline
+from trainer.baselines.sequence import padded
+from trainer.config import BaselineConfig, RunConfig
+from trainer.data.dataset import Dataset
+from trainer.data.ragged import Ragged
+from trainer.errors import BadInput
+from trainer.inference import restore_baseline
+from trainer.metrics import ranking_metrics
+from trainer.training.loop import Training
+from trainer.training.model_file import load_model
+from trainer.training.run import run
+from trainer.training.sequence import SequenceTask, rank_histories
+from trainer.training.warm import Warm
+from trainer.training.workers import Workers
+
+SMALL = {
+    "gru4rec": {"embedding": 16, "hidden": 16},
+    "sasrec": {"hidden": 16, "inner": 16},
+    "bert4rec": {"hidden": 16, "inner": 16},
+}
+N_ITEMS, MAX_ITEMS = 30, 6
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("baselines")
+
+
+@pytest.fixture(scope="module", params=sorted(BASELINES))
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def model(name):
+    return create_baseline(BaselineConfig(name=name, options=SMALL[name]), N_ITEMS, MAX_ITEMS, seed=0).eval()
+
+
+def config_of(home, name, changed=None, **sections) -> RunConfig:
+    optimization = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "schedule": "constant"}
+    baseline = {"name": name, "options": {**SMALL[name], **(changed or {})}}
+    return tiny_run(home, **{"optimization": optimization, **sections}).model_copy(
+        update={"baseline": BaselineConfig.model_validate(baseline)}
+    )
+
+
+def rows(*lengths, seed=0) -> Ragged:
+    rng = np.random.default_rng(seed)
+    return Ragged.from_rows([rng.integers(0, N_ITEMS, length) for length in lengths])
+
+
+def last_states(model, histories: Ragged) -> torch.Tensor:
+    matrix, lengths = padded(model.question(histories))
+    with torch.no_grad():
+        states = model(torch.from_numpy(matrix), torch.from_numpy(lengths))
+    return states[torch.arange(len(lengths)), torch.from_numpy(lengths) - 1]
+
+
+def test_every_registered_one_is_tested():
+    assert SMALL.keys() == BASELINES.keys()
+
+
+def test_a_run_learns_and_its_model_file_reproduces_its_metrics(home, name, tmp_path):
+    config = config_of(home, name)
+    result = run(config, tmp_path, keep_model=True)
+    assert result.status == "finished", result.reason
+    assert result.curve[-1]["loss/total"] < result.curve[0]["loss/total"]
+    dataset = Dataset.open(tiny_data(home))
+    assert (result.fingerprint, result.backbone) == (dataset.fingerprint, None)
+    trained = restore_baseline(config, load_model(tmp_path / "model.safetensors"), dataset.n_items)
+    found = ranking_metrics(trained.ranks(dataset, "validation"))
+    assert found == pytest.approx({metric: result.metrics[metric] for metric in found}, abs=1e-6)
+
+
+def test_a_circle_of_items_is_learnt_by_heart(home, name, tmp_path):
+    """After item i comes i + 1: whoever reads the last item knows the next. Guessing would have an MRR of 0.06."""
+    config = config_of(home, name, {"dropout": 0.0})
+    task = SequenceTask(config, Warm().judged(config), "cpu", Workers(0, 1))
+    circle = Ragged.from_rows([(start + np.arange(7)) % 80 for start in range(80)])
+    task._histories, task.steps_per_epoch = circle, 5
+    optimizer = torch.optim.Adam([p for p in task.model.parameters() if p.requires_grad], 5e-3)
+    for epoch in range(60):
+        for step in task.steps(epoch, 0):
+            optimizer.zero_grad()
+            sum(weight * task.losses(part)["total"] for part, weight in step.parts).backward()
+            optimizer.step()
+    targets = ((np.arange(80) + 6) % 80).astype(np.int32)
+    asked = Ragged.from_rows([row[:6] for row in circle])
+    ranks = rank_histories(task.model.eval(), asked, targets, "cpu", Workers(0, 1)).ranks
+    assert ranking_metrics(ranks)["mrr"] > 0.4
+
+
+def test_a_run_that_was_killed_within_an_epoch_goes_on_bit_for_bit(home, name, tmp_path):
+    config = config_of(home, name, execution={"checkpoint_steps": 3})
+
+    def train(folder, kill_at=None):
+        training = Training(config, Warm().of(config), folder, "cpu")
+        taken = []
+
+        def count(*_):
+            taken.append(1)
+            if len(taken) == kill_at:
+                raise Killed
+
+        training.optimizer.register_step_post_hook(count)
+        training.run()
+        return training
+
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", kill_at=5)
+    assert outcome(train(tmp_path / "killed")) == outcome(train(tmp_path / "whole"))
+
+
+def test_workers_and_parts_share_a_batch_without_loss(home, name):
+    """The parts' gradients add up to the whole batch's (in evaluation mode, where nothing is dropped out)."""
+    whole, shared = config_of(home, name), config_of(home, name, execution={"accumulation": 2})
+    judged = Warm().judged(whole)
+
+    def gradients(config, world):
+        found: dict[str, torch.Tensor] = {}
+        for rank in range(world):
+            task = SequenceTask(config, judged, "cpu", Workers(rank, world))
+            task.model.eval()
+            for part, weight in next(task.steps(0, 0)).parts:
+                (weight * task.losses(part)["total"]).backward()
+            for key, parameter in task.model.named_parameters():
+                if parameter.grad is not None:
+                    found[key] = found.get(key, 0) + parameter.grad
+        return found
+
+    expected, got = gradients(whole, 1), gradients(shared, 3)
+    assert expected.keys() == got.keys()
+    for key, gradient in expected.items():
+        torch.testing.assert_close(got[key], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_neighbours_in_a_batch_and_padding_change_nothing(model):
+    histories = rows(1, 6, 3, 2)
+    together = last_states(model, histories)
+    alone = torch.cat([last_states(model, histories.take(np.array([row]))) for row in range(4)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_histories_of_any_length_up_to_the_longest_can_be_asked_and_learnt(model):
+    histories = rows(2, MAX_ITEMS + 1)
+    examples = model.examples(histories, np.random.default_rng(0))
+    matrix, lengths = padded(examples.inputs)
+    states = model(torch.from_numpy(matrix), torch.from_numpy(lengths))
+    assert torch.isfinite(states).all()
+    assert torch.isfinite(last_states(model, rows(1, MAX_ITEMS))).all()
+    assert len(examples.places) == len(examples.targets)
+    assert (np.diff(examples.places) > 0).all()
+    assert (examples.targets < N_ITEMS).all()
+
+
+@pytest.mark.parametrize("causal", ["gru4rec", "sasrec"])
+def test_states_know_nothing_of_later_items(causal):
+    model = create_baseline(BaselineConfig(name=causal, options=SMALL[causal]), N_ITEMS, MAX_ITEMS, seed=0).eval()
+    one, other = (torch.tensor([[3, 1, 4, last]]) for last in (1, 5))
+    lengths = torch.tensor([4])
+    with torch.no_grad():
+        torch.testing.assert_close(model(one, lengths)[:, :3], model(other, lengths)[:, :3])
+        assert not torch.allclose(model(one, lengths)[:, 3], model(other, lengths)[:, 3])
+
+
+def test_causal_examples_are_every_item_with_the_one_that_follows():
+    model = create_baseline(BaselineConfig(name="sasrec", options=SMALL["sasrec"]), N_ITEMS, MAX_ITEMS, seed=0)
+    examples = model.examples(Ragged.from_rows([[1, 2, 3], [4, 5]]), np.random.default_rng(0))
+    assert [list(row) for row in examples.inputs] == [[1, 2], [4]]
+    assert (list(examples.places), list(examples.targets)) == ([0, 1, 2], [2, 3, 5])
+
+
+def test_bert4rec_masks_the_share_it_was_told_and_asks_by_a_mask_at_the_end():
+    options = {**SMALL["bert4rec"], "mask_fraction": 0.3, "last_only": 0.0}
+    model = create_baseline(BaselineConfig(name="bert4rec", options=options), N_ITEMS, 50, seed=0)
+    histories = rows(*[40] * 50)
+    examples = model.examples(histories, np.random.default_rng(0))
+    masked = examples.inputs.values == N_ITEMS
+    assert masked.mean() == pytest.approx(0.3, abs=0.03)
+    assert list(np.flatnonzero(masked)) == list(examples.places)
+    assert list(histories.values[masked]) == list(examples.targets)
+    assert list(examples.inputs.values[~masked]) == list(histories.values[~masked])
+    assert [list(row) for row in model.question(Ragged.from_rows([[1, 2], [3]]))] == [[1, 2, N_ITEMS], [3, N_ITEMS]]
+    last = create_baseline(
+        BaselineConfig(name="bert4rec", options={**options, "last_only": 0.99}), N_ITEMS, 50, seed=0
+    ).examples(rows(5, 5, 5), np.random.default_rng(0))
+    assert list(last.places) == [4, 9, 14]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "sentence"),
+    [
+        ({"name": "sasrek"}, "baseline.name: there is no 'sasrek'; choose one of gru4rec, sasrec, bert4rec"),
+        ({"name": "sasrec", "options": {"hiden": 3}}, "baseline.options.hiden: unknown option; check its spelling"),
+        ({"name": "sasrec", "options": {"heads": 3}}, r"baseline.options: heads \(3\) must divide hidden \(64\)"),
+        ({"name": "gru4rec", "options": {"dropout": 1.0}}, "baseline.options.dropout: Input should be less than 1"),
+    ],
+)
+def test_a_wrong_baseline_is_refused_in_one_sentence(baseline, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        baseline_options(BaselineConfig.model_validate(baseline))

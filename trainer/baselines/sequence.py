@@ -1,0 +1,96 @@
+"""What a trained sequence baseline is: ids of items in, a state after each, scores by a tied item head.
+
+Notation: B sequences of at most T items, M items of all of them one after the other, R states that are read, d size of
+a state, I items of the catalogue.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from trainer.data.ragged import Ragged
+from trainer.models.network import Network
+
+Ints = NDArray[np.int64]
+
+
+class Options(BaseModel):
+    """Options of a baseline (`baseline.options`); every baseline extends it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a step learns from."""
+
+    inputs: Ragged
+    """[B] rows of item ids; ids from I on are the model's own."""
+    places: Ints
+    """[R] places among the M inputs whose state is read, in rising order."""
+    targets: Ints
+    """[R] the item that each of these states is to predict."""
+
+
+class SequenceModel(Network):
+    """A baseline that reads item ids.
+
+    Args:
+        n_items: I.
+        max_items: longest sequence that it is given.
+        options: its own options.
+    """
+
+    Options: ClassVar[type[Options]]
+    own_tokens: ClassVar[int] = 0
+    """Ids beyond the items', such as a mask."""
+    extra_positions: ClassVar[int] = 0
+    """Positions that `question` adds to a history."""
+    head: nn.Linear
+    """Scores of all items from a state; its weights [I, d] are the item embeddings."""
+
+    def examples(self, histories: Ragged, rng: np.random.Generator) -> Examples:
+        """Predict the next item at every place; histories have two items or more."""
+        values, starts = histories.values.astype(np.int64), histories.offsets
+        inputs = np.delete(values, starts[1:] - 1)
+        return Examples(
+            Ragged.from_lengths(inputs, histories.lengths - 1), np.arange(len(inputs)), np.delete(values, starts[:-1])
+        )
+
+    def question(self, histories: Ragged) -> Ragged:
+        """Inputs whose last state is to predict the item after each history, of one item or more."""
+        return histories
+
+    @abstractmethod
+    def forward(self, inputs_bt: Tensor, lengths_b: Tensor) -> Tensor:
+        """States [B, T, d] of ids [B, T]; what stands beyond a row's length is padding."""
+
+
+def embed(table: Tensor, own: Tensor | None, ids: Tensor) -> Tensor:
+    """Rows of the item table, and for ids beyond it of the model's own tokens."""
+    return embedding(ids, table if own is None else torch.cat([table, own]))
+
+
+def padded(rows: Ragged) -> tuple[Ints, Ints]:
+    """Rows side by side, filled up with 0 at their ends: ids [B, T] and lengths [B]."""
+    lengths = rows.lengths
+    matrix = np.zeros((len(lengths), int(lengths.max(initial=1))), np.int64)
+    matrix[np.arange(matrix.shape[1]) < lengths[:, None]] = rows.values
+    return matrix, lengths
+
+
+def tied_head(dimension: int, n_items: int, *, bias: bool) -> nn.Linear:
+    """The item head; without a bias it stays zero and is not trained."""
+    head = nn.Linear(dimension, n_items)
+    nn.init.zeros_(head.bias)
+    head.bias.requires_grad_(bias)
+    return head

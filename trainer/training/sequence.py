@@ -1,0 +1,169 @@
+"""Sequence baselines in training: ids in rows side by side, cross-entropy over all items.
+
+Batches follow from seed and epoch alone, as DARec's do, and dropout from a number that is drawn with each batch; so a
+run goes on bit for bit from a checkpoint within an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.baselines import create_baseline
+from trainer.baselines.sequence import Examples, Ints, SequenceModel, padded
+from trainer.config import RunConfig
+from trainer.data.batches import Terms
+from trainer.data.ragged import Ragged
+from trainer.ranking import ItemScorer, Ranked
+from trainer.softmax import item_cross_entropy
+from trainer.training.evaluation import plan_chunks
+from trainer.training.feed import Step, to_device
+from trainer.training.task import Task
+from trainer.training.warm import Judged
+from trainer.training.workers import Workers
+
+_IDS_AT_A_TIME = 65_536
+
+
+@dataclass(frozen=True)
+class SequencePart:
+    """A worker's part of a step: B rows of T ids, of which R states are read."""
+
+    inputs_bt: Tensor
+    lengths_b: Tensor
+    places_r: Tensor
+    """Places in the flattened [B · T] matrix."""
+    targets: Tensor
+    """[R]"""
+    terms: int
+    """States that are read in the whole batch, over all workers and parts."""
+    seed: int
+    """Of dropout."""
+
+
+class SequenceTask(Task):
+    """See `Task`.
+
+    Args:
+        config: the run; its `baseline` is there.
+        materials: dataset and validation.
+        device: where to train.
+        workers: this process's place among the workers.
+    """
+
+    model: SequenceModel
+
+    def __init__(self, config: RunConfig, materials: Judged, device: str, workers: Workers) -> None:
+        if config.baseline is None:
+            raise ValueError("the run has no baseline")
+        dataset = materials.dataset
+        self._config, self._materials, self._device, self._workers = config, materials, device, workers
+        self.n_items = dataset.n_items
+        self.model = create_baseline(config.baseline, dataset.n_items, config.data.max_items, config.seed).to(device)
+        # The oldest of so many items has nothing to follow, so it is never predicted.
+        newest = dataset.train.newest(config.data.max_items + 1)
+        self._histories = newest.take(np.flatnonzero(newest.lengths >= 2))
+        self.steps_per_epoch = -(-len(self._histories) // config.optimization.batch_size)
+
+    def steps(self, epoch: int, start: int) -> Iterator[Step]:
+        rng = np.random.default_rng([self._config.seed, epoch])
+        order = rng.permutation(len(self._histories))
+        batches = np.array_split(order, np.arange(1, self.steps_per_epoch) * self._config.optimization.batch_size)
+        return islice((self._step(batch, rng) for batch in batches), start, None)
+
+    def losses(self, part: SequencePart) -> dict[str, Tensor]:
+        part = to_device(part, self._device)
+        devices = [self._device] if self._device.startswith("cuda") else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(part.seed)
+            states_bt = self.model(part.inputs_bt, part.lengths_b).flatten(0, 1)
+        weights = torch.full_like(part.targets, 1 / part.terms, dtype=torch.float32)
+        loss, _ = item_cross_entropy(states_bt.index_select(0, part.places_r), self.model.head, part.targets, weights)
+        return {"sequence": loss, "total": loss}
+
+    def rank(self) -> Ranked:
+        judged = self._materials.validation
+        return rank_histories(
+            self.model, judged.histories.newest(self._config.data.max_items), judged.targets, self._device,
+            self._workers, likelihood=True,
+        )  # fmt: skip
+
+    def _step(self, users: Ints, rng: np.random.Generator) -> Step:
+        """This worker's share of a batch: every `world`-th user, in parts."""
+        histories = self._histories.take(users)
+        examples, seed = self.model.examples(histories, rng), int(rng.integers(2**62))
+        count = self._workers.world * self._config.execution.accumulation
+        parts = []
+        for part in range(self._config.execution.accumulation):
+            share = part * self._workers.world + self._workers.rank
+            rows = np.arange(share, len(users), count)
+            if len(rows):
+                parts.append((_part(examples, rows, seed + share), 1.0))
+        return Step(Terms(len(examples.places), 0, 0, 0), parts)
+
+
+def _part(examples: Examples, rows: Ints, seed: int) -> SequencePart:
+    """Some rows of a batch's examples as tensors."""
+    inputs = examples.inputs
+    row_of_place = inputs.row_of_value[examples.places]
+    mine = np.isin(row_of_place, rows)
+    matrix, lengths = padded(inputs.take(rows))
+    within_row = examples.places[mine] - inputs.offsets[row_of_place[mine]]
+    places = np.searchsorted(rows, row_of_place[mine]) * matrix.shape[1] + within_row
+    inputs_bt, lengths_b, places_r, targets = map(torch.from_numpy, (matrix, lengths, places, examples.targets[mine]))
+    return SequencePart(inputs_bt, lengths_b, places_r, targets, len(examples.places), seed)
+
+
+@torch.no_grad()
+def read_histories(
+    model: SequenceModel, histories: Ragged, chunks: Sequence[NDArray[np.int64]], device: str
+) -> Iterator[Tensor]:
+    """[chunk, d] states that predict the item after each history of a chunk."""
+    for chunk in chunks:
+        matrix, lengths = padded(model.question(histories.take(chunk)))
+        lengths_b = torch.from_numpy(lengths).to(device)
+        states_btd = model(torch.from_numpy(matrix).to(device), lengths_b)
+        yield states_btd[torch.arange(len(lengths_b), device=device), lengths_b - 1]
+
+
+def rank_histories(
+    model: SequenceModel,
+    histories: Ragged,
+    targets: NDArray[np.int32],
+    device: str,
+    workers: Workers,
+    *,
+    top: int = 0,
+    likelihood: bool = False,
+) -> Ranked:
+    """Rank of each user's target among all items, 1 + #higher + ½ #ties, and the best items; workers share the users.
+
+    Args:
+        model: in evaluation mode.
+        histories: [users] items before the target, oldest first, at least one and at most `max_items` each.
+        targets: [users] the held-out items.
+        device: where the model is.
+        workers: who shares the work.
+        top: best items of each user that are wanted.
+        likelihood: log p(target) is wanted too.
+
+    Returns:
+        Ranks and top lists of all users, on the CPU.
+    """
+    order, chunks = plan_chunks(histories.lengths + model.extra_positions, _IDS_AT_A_TIME, workers)
+    states = torch.cat(list(read_histories(model, histories, chunks, device)))
+    found = ItemScorer.on(model.head, device).rank(states, targets[np.concatenate(chunks)], top, likelihood=likelihood)
+    mine = len(order[workers.rank :: workers.world])
+    back = torch.from_numpy(np.argsort(order))
+
+    def everyone(part: Tensor) -> Tensor:
+        return workers.gather(part[:mine].cpu())[back]
+
+    likelihoods = None if found.log_likelihoods is None else everyone(found.log_likelihoods)
+    return Ranked(everyone(found.ranks), everyone(found.top_items), likelihoods)
