@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -59,7 +59,7 @@ class Card(Section):
     study: str = Field(description="Name of the study.")
     study_id: str = Field(description="Its identity: a hash of all that changes a trial's outcome.")
     architecture: str = Field(description="One group of S/P letters per DALayer.")
-    bits: tuple[Literal[0, 1], ...] = Field(
+    bits: tuple[Annotated[int, Field(ge=0, le=1)], ...] = Field(
         description="Layer by layer: causal, context, recommendation; 0 serial, 1 parallel."
     )
     model: ModelConfig = Field(description="The model; a backbone called `backbone` is the folder beside the card.")

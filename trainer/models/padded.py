@@ -16,7 +16,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from trainer.models.backbones.base import BackboneLayer
 from trainer.models.backbones.projections import Rotation
 from trainer.models.collaborative.fold_in import FoldIn
-from trainer.models.darec import DARec
+from trainer.models.da_layer import DALayer
+from trainer.models.darec import CollaborativeColumn, DARec
 from trainer.models.streams import StreamPacker
 
 
@@ -33,6 +34,8 @@ class PaddedScores(nn.Module):
     lengths_i: Tensor
     users_ur: Tensor
     items_ir: Tensor
+    fold_weight: Tensor
+    fold_bias: Tensor
 
     def __init__(self, model: DARec, packer: StreamPacker, fold_in: FoldIn | None = None) -> None:
         super().__init__()
@@ -66,12 +69,15 @@ class PaddedScores(nn.Module):
         h = backbone.enter(words, positions.flatten())
         rotation = backbone.rotation(positions.flatten())
         masks = _masks(real)
-        columns = [column.user(self._vectors(filled, users)) for column in model.columns]
+        columns = []
+        for column in model.columns:
+            assert isinstance(column, CollaborativeColumn)
+            columns.append(column.user(self._vectors(filled, users)))
         da_layers = 0
         for k, layer in enumerate(backbone.layers):
             last = k == len(backbone.layers) - 1
-            column = columns[da_layers % len(columns)] if columns else None
-            h = self._layer(k, layer, h, masks, rotation, last, column)
+            own = columns[da_layers % len(columns)] if columns else None
+            h = self._layer(k, layer, h, masks, rotation, last, own)
             da_layers += str(k) in model.da_layers
         return model.item_head(backbone.finish(h))
 
@@ -120,13 +126,15 @@ class PaddedScores(nn.Module):
         if last:
             h, x = (tensor.unflatten(0, (batch, slots))[:, -1] for tensor in (h, x))
             if rotation is not None:
-                rotation = tuple(part.unflatten(0, (batch, slots))[:, -1] for part in rotation)  # type: ignore[assignment]
+                cos, sin = (part.unflatten(0, (batch, slots))[:, -1] for part in rotation)
+                rotation = (cos, sin)
             causal, context = causal[:, :, -1:], context[:, :, -1:]
         queries = layer.qkv.queries(x, rotation)
         qkv = tuple(tensor.unflatten(0, (batch, -1)).transpose(1, 2) for tensor in (queries, keys, values))
         if str(k) not in self.model.da_layers:
             return _plain(layer, h, _attend(*qkv, causal))
         da = self.model.da_layers[str(k)]
+        assert isinstance(da, DALayer)
         attended = {}
         if "causal" in da.masks:
             attended["causal"] = _attend(*qkv, causal)
