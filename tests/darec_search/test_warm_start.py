@@ -207,13 +207,15 @@ def test_loss_weights_are_near_in_orders_of_magnitude_and_the_nearest_alone_coun
 
 def test_an_old_grid_of_loss_weights_gives_one_result_a_design(tmp_path):
     """At fixed λ the trials of other λ are no repeats of the nearest one."""
-    before = study(tmp_path / "old", sampler="random", levels=LEVELS, search={"strategy": "joint"}, trials=24)
+    before = study(tmp_path / "old", sampler="random", levels=LEVELS, search={"strategy": "joint"}, trials=24, layers=1)
     run(before)
-    new = study(tmp_path / "new", [before], optimization=FASTER)
+    new = study(tmp_path / "new", [before], optimization=FASTER, layers=1)
     (old_study,) = warm_start.old_studies(new)
     kept = warm_start._projected(old_study.trials, new.space, {"align": 0.1, "contrastive": 1e-3, "collaborative": 0.1})
-    assert len(kept) < 24
-    assert {o.point.bits for o in kept} == {trial.spec.bits for trial in before.trials()}
+    assert len({trial.spec.point for trial in before.trials()}) == 24  # 8 designs at 3 levels
+    assert len(kept) == len({o.point.bits for o in kept}) == 8
+    values = {trial.spec.point: trial.result.metrics["mrr"] for trial in before.trials()}
+    assert all(o.value == values[Point(o.point.bits, {"align": 0.1})] for o in kept)
 
 
 def test_an_old_study_without_the_new_objective_is_prior_knowledge_by_its_mrr(tmp_path):
@@ -234,10 +236,10 @@ def test_an_old_study_without_the_new_objective_is_prior_knowledge_by_its_mrr(tm
 def test_other_fidelities_of_an_old_study_are_prior_knowledge(tmp_path, old):
     longer = study(old.folder, sampler="random", search={"epochs": 6})
     run(longer)
-    assert [entry.fidelity.epochs for entry in warm_start.old_studies(study(tmp_path / "new", [longer]))] == [6, 4]
+    assert [entry.fidelity.epochs for entry in warm_start.old_studies(study(tmp_path / "new", [longer]))] == [6, 8]
     new = study(tmp_path / "other", [longer])
     assert {o.point.bits for o in told(new).history.observations} == {
-        trial.spec.bits for trial in old.trials() if trial.spec.fidelity.epochs == 4
+        trial.spec.bits for trial in old.trials() if trial.spec.fidelity.epochs == 8
     }
     (use,) = warm_start.check(new.config, new.fingerprint, 2, None)
     assert (use.results, use.related, use.differs) == (TRIALS, TRIALS, ["fidelity.epochs"])
