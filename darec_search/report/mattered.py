@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from darec_search.insight import Interval, LevelCurve
 from darec_search.report.drawing import (
@@ -79,6 +80,8 @@ def weights_picture(facts: Facts) -> Figure | None:
         axes.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
         axes.set(xlabel=f"λ {name}", xlim=(-0.5, len(levels) - 0.5))
         axes.grid(axis="x", visible=False)
+    # So many ticks at any height: the layout must not change the width of their labels, which it rests on.
+    panels[0].yaxis.set_major_locator(MaxNLocator(6))
     panels[0].set_ylabel(f"Δ {facts.objective} ×10⁻³")
     labels = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
     if len(labels) > 1:

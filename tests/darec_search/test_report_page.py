@@ -277,9 +277,8 @@ LOOK = """({
   pictures: [...document.querySelectorAll('svg')].map(svg => {
     const box = svg.getBoundingClientRect();
     const shapes = [...svg.querySelectorAll('path, use, text')].filter(s => s.getBoundingClientRect().width > 0);
-    // The box of a rotated text with a superscript reaches a little beyond its ink.
     const outside = [...svg.querySelectorAll('text')].filter(t => {
-      const b = t.getBoundingClientRect(); return b.left < box.left - 6 || b.right > box.right + 6;});
+      const b = t.getBoundingClientRect(); return b.left < box.left - 2 || b.right > box.right + 2;});
     return {width: box.width, height: box.height, shapes: shapes.length, outside: outside.map(t => t.textContent)};
   }),
 })"""
