@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from darec_search.samplers.acquisition import MixtureLogEI
-from darec_search.samplers.base import LEVEL, Observation, Recommendation
+from darec_search.samplers.base import LEVEL, Observation, Recommendation, Suggestion
 from darec_search.samplers.feasibility import Feasibility
+from darec_search.samplers.fidelity import cheapest_worthwhile, comparable, draw_links
 from darec_search.samplers.kernels import StructuredKernels, bank
 from darec_search.samplers.local_search import Acquisition
 from darec_search.samplers.prior import PriorMeans, WithPriors
@@ -23,6 +24,8 @@ _CONDITIONED_AT_MOST = 500
 """Observations behind the acquisition, whose every value costs their square; recommendations use all."""
 _KEPT = 12
 """Bank entries that make the mixture."""
+_LINKED = 3
+"""With fidelities the bank holds every setting so many times, each with links of its own."""
 _WHOLE_BANK_UP_TO = 100
 """Observations up to which intervals come from all entries: 12 of 64 hold 0.85 of the values where they say 0.9."""
 
@@ -52,6 +55,8 @@ class Proposer:
         self._bank = bank(len(self._kernels), bank_size, noise, generator)
         self._covariances: Kernels = self._kernels
         self._trend: Trend | None = None
+        self.costs: tuple[float, ...] = (1.0,)
+        """Of an evaluation at each fidelity; the target's is 1."""
 
     def learn_from(self, studies: Sequence[Sequence[Observation]]) -> None:
         """Take old studies' results as prior means (`prior.py`); call it once, on a proposer of a cold start.
@@ -66,21 +71,36 @@ class Proposer:
             self._covariances = WithPriors(self._kernels, priors)
 
     def model(self, observations: Sequence[Observation], keep: int = _KEPT) -> StructuredMixture:
-        """The surrogate of at least one observation, of the `keep` best bank entries; the order does not matter."""
-        observations = sorted(observations, key=lambda o: (tuple(self.space.encode(o.point)), o.value))
+        """The surrogate of at least one observation, of the `keep` best bank entries; the order does not matter.
+
+        Values of cheaper fidelities are to be `comparable`.
+        """
+        observations = sorted(observations, key=lambda o: (tuple(self.space.encode(o.point)), o.value, o.fidelity))
+        x = self.encode([observation.point for observation in observations])
         y = torch.tensor([observation.value for observation in observations], dtype=torch.float64)
-        data = Data.of(self.encode([o.point for o in observations]), y, [o.stderr for o in observations])
-        return StructuredMixture(self._covariances, data, *self._bank, keep=keep, trend=self._trend)
+        stderr = [observation.stderr for observation in observations]
+        weightings, noise = self._bank
+        if len(self.costs) == 1:
+            data = Data.of(x, y, stderr)
+            return StructuredMixture(self._covariances, data, weightings, noise, keep, self._trend)
+        weightings, noise = weightings.repeat(_LINKED, 1), noise.repeat(_LINKED)
+        trend = Trend(self._trend.features, self._trend.slopes.repeat(_LINKED, 1)) if self._trend else None
+        links = draw_links(len(noise), len(self.costs), torch.Generator().manual_seed(_BANK_SEED))
+        data = Data.of(x, y, stderr, torch.tensor([observation.fidelity for observation in observations]))
+        return StructuredMixture(self._covariances, data, weightings, noise, keep, trend, links)
 
     def propose(
         self,
         observations: Sequence[Observation],
         failures: Sequence[Point],
-        pending: Sequence[Point],
+        pending: Sequence[Suggestion],
         rng: np.random.Generator,
         infeasible: Sequence[Point] = (),
-    ) -> Point | None:
+    ) -> Suggestion | None:
         """The design with the best acquisition value that has no result and is not under way.
+
+        With cheaper fidelities it is chosen by what is believed of the target; then the fidelity that tells most of
+        it for its cost (`fidelity.py`). Only results at the target take a design out of the race.
 
         Args:
             observations: at least one.
@@ -92,19 +112,49 @@ class Proposer:
         Returns:
             None when no such design is left or, without the polish, was drawn.
         """
+        observations = self._comparable(observations)
         model = self.model(_informative(observations))
         told = torch.unique(self.encode([observation.point for observation in observations]), dim=0)
         centres = self._centres(told, model.mean(told), rng)
-        model.pending(self.encode(list(dict.fromkeys(pending))))
-        values: Acquisition = MixtureLogEI(model, max(observation.value for observation in observations)).values
+        incumbent = self._incumbent(model, observations)
+        running = list(dict.fromkeys(pending))
+        fidelities = torch.tensor([suggestion.fidelity for suggestion in running], dtype=torch.long)
+        model.pending(self.encode([suggestion.point for suggestion in running]), fidelities)
+        values: Acquisition = MixtureLogEI(model, incumbent).values
         if infeasible:
             values = self._constrained(values, told, self.encode(infeasible))
-        exclude = self.encode([o.point for o in observations] + [*failures, *pending])
-        if not self._polish:
-            drawn = self.optimizer.draw(values, rng, centres, exclude)
-            return None if drawn is None else self.space.decode(drawn.numpy())
-        candidates, _ = self.optimizer.optimize(values, rng, centres, exclude)
-        return self.space.decode(candidates[0].numpy()) if len(candidates) else None
+        tried = [Suggestion(o.point, o.fidelity) for o in observations] + list(pending)
+        exclude = self.encode([t.point for t in tried if t.fidelity == 0] + list(failures))
+        if self._polish:
+            designs, _ = self.optimizer.optimize(values, rng, centres, exclude)
+            chosen = designs[0] if len(designs) else None
+        else:
+            chosen = self.optimizer.draw(values, rng, centres, exclude)
+        if chosen is None:
+            return None
+        point = self.space.decode(chosen.numpy())
+        return Suggestion(point, self._fidelity(model, point, tried))
+
+    def _comparable(self, observations: Sequence[Observation]) -> Sequence[Observation]:
+        return comparable(observations) if len(self.costs) > 1 else observations
+
+    def _incumbent(self, model: StructuredMixture, observations: Sequence[Observation]) -> float:
+        """The best noisy observation, each as it would be at the target."""
+        best = []
+        for fidelity in {observation.fidelity for observation in observations}:
+            here = [observation for observation in observations if observation.fidelity == fidelity]
+            y = torch.tensor([observation.value for observation in here], dtype=torch.float64)
+            best.append(float(model.at_target(self.encode([o.point for o in here]), y, fidelity).max()))
+        return max(best)
+
+    def _fidelity(self, model: StructuredMixture, point: Point, tried: Sequence[Suggestion]) -> int:
+        """At which fidelity to try a design that has no result at the target."""
+        if len(self.costs) == 1:
+            return 0
+        lowest = min((t.fidelity for t in tried if t.point == point), default=len(self.costs))
+        x = self.encode([point])
+        information = [model.information(x, fidelity) for fidelity in range(lowest)]
+        return cheapest_worthwhile(information, self.costs, [t.fidelity for t in tried])
 
     def _constrained(self, values: Acquisition, good: Tensor, bad: Tensor) -> Acquisition:
         """Log EI with the chance that a design ends well; the order of the failures does not matter."""
@@ -113,6 +163,7 @@ class Proposer:
 
     def recommend(self, observations: Sequence[Observation], count: int) -> list[Recommendation]:
         """The evaluated designs with the highest posterior means, with credible intervals; best first."""
+        observations = self._comparable(observations)
         points = list(dict.fromkeys(observation.point for observation in observations))
         model, x = self.model(observations), self.encode(points)
         means = model.mean(x)
