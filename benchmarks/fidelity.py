@@ -57,7 +57,11 @@ Figures = dict[str, float]
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     if options.quick:
-        options.curves, options.problems, options.policies = options.curves[:1], ["smooth"], ["none", "curve", "fidelities"]
+        options.curves, options.problems, options.policies = (
+            options.curves[:1],
+            ["smooth"],
+            ["none", "curve", "fidelities"],
+        )
         options.seeds, options.trials = 1, 12
     torch.set_num_threads(1)
     logging.getLogger("ax").setLevel(logging.WARNING)

@@ -28,7 +28,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from darec_search.asking import Proposing
-from darec_search.controller import search_fidelity
+from darec_search.controller import search_fidelities, search_fidelity
 from darec_search.runners.base import DoneEvent, Event, Runner
 from darec_search.runners.final import run_final
 from darec_search.space import Point
@@ -122,8 +122,10 @@ def _recommended(study: Study) -> Point | None:
 
     None if none of their designs, as the config has them now, has a value.
     """
-    whole = Proposing(study, "joint", study.space, {}, search_fidelity(study))
-    sampler = whole.told(trial for trial in _search_trials(study) if trial.spec.point in study.space)
+    whole = Proposing(study, "joint", study.space, {}, search_fidelities(study))
+    searched = (trial for trial in study.trials() if trial.spec.stage in SEARCH_STAGES)
+    known = (trial for trial in searched if trial.spec.fidelity in whole.fidelities)
+    sampler = whole.told(trial for trial in known if trial.spec.point in study.space)
     return sampler.best() if sampler.history.observations else None
 
 

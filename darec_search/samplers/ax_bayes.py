@@ -80,8 +80,8 @@ class AxBayesSampler(Sampler):
     def learns_from_fidelities(self) -> bool:
         return True
 
-    def _use_fidelities(self) -> None:
-        self._proposer.costs = self.costs
+    def _use_fidelities(self, costs: tuple[float, ...]) -> None:
+        self.costs = self._proposer.costs = costs
         self._begin(self._node.start)
 
     def _learn_from(self, studies: Sequence[Sequence[Observation]]) -> None:

@@ -84,7 +84,7 @@ class History:
         return len(self.observations) + len(self.failures)
 
     def points(self) -> list[Point]:
-        """Every point that is done with: it has a value at the target, or is among `given_up`. Once for every result."""
+        """Every point that is done with: it has a value at the target or is among `given_up`. Once for every result."""
         return [o.point for o in self.observations if o.fidelity == 0] + self.given_up()
 
     def given_up(self) -> list[Point]:
@@ -160,10 +160,7 @@ class Sampler(ABC):
         """
         if not costs or any(low >= high for high, low in itertools.pairwise((1.0, *costs))) or costs[-1] <= 0:
             raise ValueError(f"costs of cheaper fidelities fall from below 1 and are positive, got {list(costs)}")
-        if not self.learns_from_fidelities:
-            raise ValueError(f"{type(self).__name__} does not learn from cheaper evaluations")
-        self.costs = (1.0, *costs)
-        self._use_fidelities()
+        self._use_fidelities((1.0, *costs))
 
     def suggest(self, pending: Sequence[Suggestion] = ()) -> Suggestion:
         """The next point to evaluate, and at which fidelity. A point that has a value is not tried so cheaply again.
@@ -259,8 +256,8 @@ class Sampler(ABC):
         """As `_propose`, for samplers that know fidelities."""
         return Suggestion(self._propose([suggestion.point for suggestion in pending], rng))
 
-    def _use_fidelities(self) -> None:
-        """Get ready for `costs`."""
+    def _use_fidelities(self, costs: tuple[float, ...]) -> None:
+        raise ValueError(f"{type(self).__name__} does not learn from cheaper evaluations")
 
     def _learn_from(self, studies: Sequence[Sequence[Observation]]) -> None:
         raise ValueError(f"{type(self).__name__} does not learn from related problems")

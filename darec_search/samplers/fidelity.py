@@ -91,21 +91,16 @@ def draw_links(size: int, fidelities: int, generator: torch.Generator) -> Links:
     return Links(correlation * scale[:, :, None] * scale[:, None], log_uniform(*_NOISE))
 
 
-def cheapest_worthwhile(information: Sequence[float], costs: Sequence[float], tried: Sequence[int]) -> int:
-    """The fidelity that tells most of the target for its cost.
+def target_is_due(costs: Sequence[float], tried: Sequence[int]) -> bool:
+    """Whether the next evaluation has to be at the target, which gets at least a share of all costs.
 
-    The target gets at least a share of all costs: without it the links are a guess.
+    Without it the links are a guess.
 
     Args:
-        information: how much the variance of a design's value at the target is expected to fall, by fidelity; of the
-            first ones where the design has been tried at cheaper ones.
         costs: of every fidelity.
         tried: fidelities of everything told and under way.
     """
-    spent = math.fsum(costs[fidelity] for fidelity in tried)
-    if tried.count(0) * costs[0] < _TARGET_SHARE * spent:
-        return 0
-    return max(range(len(information)), key=lambda fidelity: information[fidelity] / costs[fidelity])
+    return tried.count(0) * costs[0] < _TARGET_SHARE * math.fsum(costs[fidelity] for fidelity in tried)
 
 
 def comparable(observations: Sequence[Observation]) -> list[Observation]:

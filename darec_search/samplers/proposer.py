@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from darec_search.samplers.acquisition import MixtureLogEI
+from darec_search.samplers.acquisition import MixtureLogEI, log_expected_gain
 from darec_search.samplers.base import LEVEL, Observation, Recommendation, Suggestion
 from darec_search.samplers.feasibility import Feasibility
-from darec_search.samplers.fidelity import cheapest_worthwhile, comparable, draw_links
+from darec_search.samplers.fidelity import comparable, draw_links, target_is_due
 from darec_search.samplers.kernels import StructuredKernels, bank
-from darec_search.samplers.local_search import Acquisition
+from darec_search.samplers.local_search import Acquisition, rounded
 from darec_search.samplers.prior import PriorMeans, WithPriors
 from darec_search.samplers.prob_reparam_optimizer import ProbabilisticReparameterization
 from darec_search.samplers.surrogate import Data, Kernels, StructuredMixture, Trend
@@ -24,6 +25,10 @@ _CONDITIONED_AT_MOST = 500
 """Observations behind the acquisition, whose every value costs their square; recommendations use all."""
 _KEPT = 12
 """Bank entries that make the mixture."""
+_COMPARED = 16
+"""Designs, best first by the acquisition, that compete for the largest gain for its cost."""
+_WITH_NEIGHBOURS = 4
+"""So many of them with all designs one step away, as the best by the acquisition have often been tried cheaply."""
 _LINKED = 3
 """With fidelities the bank holds every setting so many times, each with links of its own."""
 _WHOLE_BANK_UP_TO = 100
@@ -99,8 +104,9 @@ class Proposer:
     ) -> Suggestion | None:
         """The design with the best acquisition value that has no result and is not under way.
 
-        With cheaper fidelities it is chosen by what is believed of the target; then the fidelity that tells most of
-        it for its cost (`fidelity.py`). Only results at the target take a design out of the race.
+        With cheaper fidelities the designs that the acquisition, a function of the target, finds best compete once
+        more: design and fidelity with the largest gain for its cost are chosen. Only results at the target take a
+        design out of the race, but it is not tried at the same fidelity or a cheaper one again.
 
         Args:
             observations: at least one.
@@ -121,19 +127,50 @@ class Proposer:
         fidelities = torch.tensor([suggestion.fidelity for suggestion in running], dtype=torch.long)
         model.pending(self.encode([suggestion.point for suggestion in running]), fidelities)
         values: Acquisition = MixtureLogEI(model, incumbent).values
-        if infeasible:
-            values = self._constrained(values, told, self.encode(infeasible))
+        feasible = (
+            Feasibility(self._kernels, told, torch.unique(self.encode(infeasible), dim=0)) if infeasible else None
+        )
         tried = [Suggestion(o.point, o.fidelity) for o in observations] + list(pending)
         exclude = self.encode([t.point for t in tried if t.fidelity == 0] + list(failures))
-        if self._polish:
-            designs, _ = self.optimizer.optimize(values, rng, centres, exclude)
-            chosen = designs[0] if len(designs) else None
-        else:
-            chosen = self.optimizer.draw(values, rng, centres, exclude)
-        if chosen is None:
+        designs = self._best(_constrained(values, feasible), rng, centres, exclude)
+        if not len(designs):
             return None
-        point = self.space.decode(chosen.numpy())
-        return Suggestion(point, self._fidelity(model, point, tried))
+        best = [self.space.decode(design.numpy()) for design in designs[:_COMPARED]]
+        if len(self.costs) == 1:
+            return Suggestion(best[0])
+
+        def log_gain(x: Tensor, fidelity: int) -> Tensor:
+            return _constrained(lambda at: log_expected_gain(model, at, incumbent, fidelity), feasible)(x)
+
+        near = [point for centre in best[:_WITH_NEIGHBOURS] for point in self.space.neighbours(centre)]
+        given_up = set(failures)
+        points = [point for point in dict.fromkeys([*best, *near]) if point not in given_up]
+        return self._most_gain(points, tried, log_gain)
+
+    def _best(self, values: Acquisition, rng: np.random.Generator, centres: Tensor, exclude: Tensor) -> Tensor:
+        """Designs [m, D] with large values, best first; the first one is what the optimiser ends with."""
+        if self._polish:
+            return self.optimizer.optimize(values, rng, centres, exclude)[0]
+        drawn = self.optimizer.draw(values, rng, centres, exclude)
+        return exclude[:0] if drawn is None else drawn[None]
+
+    def _most_gain(
+        self, points: Sequence[Point], tried: Sequence[Suggestion], log_gain: Callable[[Tensor, int], Tensor]
+    ) -> Suggestion:
+        """The design and fidelity with the largest gain for its cost."""
+        x = self.encode(points)
+        cheapest = {point: len(self.costs) for point in points}
+        for known in tried:
+            if known.point in cheapest:
+                cheapest[known.point] = min(cheapest[known.point], known.fidelity)
+        due = target_is_due(self.costs, [known.fidelity for known in tried])
+        best, chosen = -math.inf, Suggestion(points[0])
+        for fidelity, cost in enumerate(self.costs[:1] if due else self.costs):
+            gains = rounded(log_gain(x, fidelity) - math.log(cost)).tolist()
+            for point, gain in zip(points, gains, strict=True):
+                if fidelity < cheapest[point] and gain > best:
+                    best, chosen = gain, Suggestion(point, fidelity)
+        return chosen
 
     def _comparable(self, observations: Sequence[Observation]) -> Sequence[Observation]:
         return comparable(observations) if len(self.costs) > 1 else observations
@@ -146,20 +183,6 @@ class Proposer:
             y = torch.tensor([observation.value for observation in here], dtype=torch.float64)
             best.append(float(model.at_target(self.encode([o.point for o in here]), y, fidelity).max()))
         return max(best)
-
-    def _fidelity(self, model: StructuredMixture, point: Point, tried: Sequence[Suggestion]) -> int:
-        """At which fidelity to try a design that has no result at the target."""
-        if len(self.costs) == 1:
-            return 0
-        lowest = min((t.fidelity for t in tried if t.point == point), default=len(self.costs))
-        x = self.encode([point])
-        information = [model.information(x, fidelity) for fidelity in range(lowest)]
-        return cheapest_worthwhile(information, self.costs, [t.fidelity for t in tried])
-
-    def _constrained(self, values: Acquisition, good: Tensor, bad: Tensor) -> Acquisition:
-        """Log EI with the chance that a design ends well; the order of the failures does not matter."""
-        feasibility = Feasibility(self._kernels, good, torch.unique(bad, dim=0))
-        return lambda x: values(x) + feasibility.log_weight(x)
 
     def recommend(self, observations: Sequence[Observation], count: int) -> list[Recommendation]:
         """The evaluated designs with the highest posterior means, with credible intervals; best first."""
@@ -186,6 +209,11 @@ class Proposer:
         drawn = self.encode([self.space.sample(rng) for _ in range(len(best))])
         redrawn = torch.from_numpy(rng.random(best.shape)) < 0.2
         return torch.cat([best, torch.where(redrawn, drawn, best)])
+
+
+def _constrained(values: Acquisition, feasibility: Feasibility | None) -> Acquisition:
+    """Log of a gain with the chance that a design ends well, where failures tell it; their order does not matter."""
+    return values if feasibility is None else lambda x: values(x) + feasibility.log_weight(x)
 
 
 def _informative(observations: Sequence[Observation]) -> Sequence[Observation]:

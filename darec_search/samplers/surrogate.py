@@ -212,20 +212,25 @@ class StructuredMixture(Model):
         residuals = (y - self.marginals(x, fidelity)[0]) / scale
         return self.weights @ (self.marginals(x)[0] + residuals)
 
-    def information(self, x: Tensor, fidelity: int) -> float:
-        """By how much one observation at a fidelity is expected to lower the variance of f there, in its own units.
+    def learnable(self, x: Tensor, fidelity: int) -> Tensor:
+        """By how much a noisy observation at a fidelity lowers the variance of f at the target there.
 
         Args:
-            x: [1, D] the encoded point.
-            fidelity: one that the data have.
+            x: [m, D] encoded points.
+            fidelity: one that the data have, or the target.
+
+        Returns:
+            [C, m] falls of the variances, in the objective's units.
         """
         target, seen = self._inverse @ self._cross(x), self._inverse @ self._cross(x, fidelity)
-        prior, noise = self._prior.variance(x, 0)[:, 0], self.noise
+        prior, noise = self._prior.variance(x, 0), self.noise
         if self._links is not None:
-            prior, noise = prior * self._links.signal[:, fidelity, 0], noise * self._links.noise[:, fidelity]
-        shared = prior - (target * seen).sum((1, 2))
-        variance = self._prior.variance(x, fidelity)[:, 0] - seen.square().sum((1, 2))
-        return float(self.weights @ (self._amplitude * shared.square() / (variance.clamp_min(1e-10) + noise)))
+            prior = prior * self._links.signal[:, fidelity, 0, None]
+            noise = noise * self._links.noise[:, fidelity]
+        shared = prior - (target * seen).sum(1)
+        variance = (self._prior.variance(x, fidelity) - seen.square().sum(1)).clamp_min(1e-10)
+        fall = shared.square() / (variance + noise[:, None]) * self._amplitude[:, None]
+        return self._spread**2 * fall
 
     def _cross(self, x: Tensor, fidelity: int = 0) -> Tensor:
         """[C, n, m] prior covariance of the observations with f at a fidelity."""
