@@ -275,7 +275,8 @@ def cheaper_fidelities(config: StudyConfig) -> list[Fidelity]:
         BadInput: if one is not cheaper than the search's other trials, or has more epochs or users; or if two cost the
             same.
     """
-    whole, found = trial_fidelity(config), []
+    whole = trial_fidelity(config)
+    found: list[Fidelity] = []
     for place, trial in enumerate(config.search.fidelities):
         fidelity = Fidelity(
             users_fraction=trial.users_fraction or whole.users_fraction, epochs=trial.epochs or whole.epochs

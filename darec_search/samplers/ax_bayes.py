@@ -162,7 +162,7 @@ class _Parameters:
 
     def configs(self) -> list[ChoiceParameterConfig]:
         """The experiment's parameters."""
-        values: dict[str, tuple[list[Any], str]] = {name: ([0, 1], "int") for name in self._bits}
+        values: dict[str, tuple[list[Any], Literal["int", "float"]]] = {name: ([0, 1], "int") for name in self._bits}
         values |= {name: (list(levels), "float") for name, levels in self._searched.items()}
         if self._fidelities > 1:
             values[FIDELITY] = (list(range(self._fidelities)), "int")

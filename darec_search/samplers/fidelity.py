@@ -5,9 +5,8 @@ Fidelity 0 is the target; 1 … F-1 are cheaper, dearest first. What an evaluati
     y = o_s + a_s h_s(x) + ε,   cov(h_s(x), h_t(x')) = R_st (1 + k(x, x')),   R_st = Π ρ between s and t,
 
 with o_0 = 0, a_0 = 1, o_s ~ N(0, 1) and ε of variance ν b_s, in units of the amplitude: the chain of Kennedy & O'Hagan
-(2000) with correlations in place of slopes. A bank entry draws the ρ of neighbours, a_s and b_s beside its own
-hyperparameters; the marginal likelihood weighs them with all else, so that a fidelity which foretells nothing ends with
-entries of small ρ.
+(2000) with correlations in place of slopes. The ρ of neighbours, a_s and b_s come from a bank; the marginal likelihood
+weighs them with all else, so that a fidelity which foretells nothing ends with small ρ.
 
 Notation: M bank entries, F fidelities, n observations.
 """
@@ -89,6 +88,13 @@ def draw_links(size: int, fidelities: int, generator: torch.Generator) -> Links:
             correlation[:, s, t] = correlation[:, t, s] = neighbours[:, s:t].prod(1)
     scale = log_uniform(*_SCALES)
     return Links(correlation * scale[:, :, None] * scale[:, None], log_uniform(*_NOISE))
+
+
+def neutral_links(size: int, fidelities: int) -> Links:
+    """Links of `size` entries whose fidelities are all alike, ρ as in the middle of the bank."""
+    steps = torch.arange(fidelities, dtype=torch.float64)
+    correlation = CORRELATIONS[len(CORRELATIONS) // 2] ** (steps[:, None] - steps).abs()
+    return Links(correlation.expand(size, -1, -1), torch.ones(size, fidelities, dtype=torch.float64))
 
 
 def target_is_due(costs: Sequence[float], tried: Sequence[int]) -> bool:

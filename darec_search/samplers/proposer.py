@@ -12,7 +12,7 @@ from torch import Tensor
 from darec_search.samplers.acquisition import MixtureLogEI, log_expected_gain
 from darec_search.samplers.base import LEVEL, Observation, Recommendation, Suggestion
 from darec_search.samplers.feasibility import Feasibility
-from darec_search.samplers.fidelity import comparable, draw_links, target_is_due
+from darec_search.samplers.fidelity import Links, comparable, draw_links, neutral_links, target_is_due
 from darec_search.samplers.kernels import StructuredKernels, bank
 from darec_search.samplers.local_search import Acquisition, rounded
 from darec_search.samplers.prior import PriorMeans, WithPriors
@@ -29,8 +29,10 @@ _COMPARED = 16
 """Designs, best first by the acquisition, that compete for the largest gain for its cost."""
 _WITH_NEIGHBOURS = 4
 """So many of them with all designs one step away, as the best by the acquisition have often been tried cheaply."""
-_LINKED = 3
-"""With fidelities the bank holds every setting so many times, each with links of its own."""
+_LINKS = 256
+"""Links of fidelities that are weighed against each other."""
+_MATCHED = 16
+"""Best settings of the bank, and best links, of which all pairs are weighed."""
 _WHOLE_BANK_UP_TO = 100
 """Observations up to which intervals come from all entries: 12 of 64 hold 0.85 of the values where they say 0.9."""
 
@@ -88,11 +90,26 @@ class Proposer:
         if len(self.costs) == 1:
             data = Data.of(x, y, stderr)
             return StructuredMixture(self._covariances, data, weightings, noise, keep, self._trend)
-        weightings, noise = weightings.repeat(_LINKED, 1), noise.repeat(_LINKED)
-        trend = Trend(self._trend.features, self._trend.slopes.repeat(_LINKED, 1)) if self._trend else None
-        links = draw_links(len(noise), len(self.costs), torch.Generator().manual_seed(_BANK_SEED))
         data = Data.of(x, y, stderr, torch.tensor([observation.fidelity for observation in observations]))
-        return StructuredMixture(self._covariances, data, weightings, noise, keep, trend, links)
+        return self._linked(data, keep)
+
+    def _linked(self, data: Data, keep: int) -> StructuredMixture:
+        """The surrogate of several fidelities: of the best settings of the bank, each with each of the best links.
+
+        Drawn together, a good setting would hardly ever meet good links.
+        """
+
+        def mixture(entries: Tensor, links: Links, best: int) -> StructuredMixture:
+            trend = self._trend.of(entries) if self._trend else None
+            weightings, noise = (part[entries] for part in self._bank)
+            return StructuredMixture(self._covariances, data, weightings, noise, best, trend, links)
+
+        size, fidelities = len(self._bank[1]), len(self.costs)
+        settings = mixture(torch.arange(size), neutral_links(size, fidelities), _MATCHED).kept
+        drawn = draw_links(_LINKS, fidelities, torch.Generator().manual_seed(_BANK_SEED))
+        linked = mixture(settings[:1].expand(_LINKS), drawn, _MATCHED).kept
+        pairs = torch.cartesian_prod(settings, linked)
+        return mixture(pairs[:, 0], drawn.of(pairs[:, 1]), keep)
 
     def propose(
         self,

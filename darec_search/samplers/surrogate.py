@@ -124,6 +124,8 @@ class StructuredMixture(Model):
         kept = torch.sort(scores, descending=True, stable=True).indices[:keep]
         # With many results a few entries explain nearly everything; the others would only cost time.
         kept = kept[scores[kept] >= scores[kept[0]] + math.log(_NEGLIGIBLE)]
+        self.kept = kept
+        """Places in the bank of the entries that make the mixture, best first."""
         self.weights = torch.softmax(scores[kept], 0)
         self.weightings, self.noise = weightings[kept], noise[kept]
         self._trend = trend.of(kept) if trend else None

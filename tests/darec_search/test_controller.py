@@ -383,17 +383,6 @@ def test_a_search_with_fidelities_stopped_after_any_event_goes_on_as_if_it_had_n
         assert [trial.spec for trial in again] == [trial.spec for trial in whole]
 
 
-def test_short_and_long_trials_are_stopped_by_curves_of_their_own(tmp_path):
-    study = with_fidelities(tmp_path / "s", trials=20, fidelities=[{"epochs": 3}], early_stopping="median")
-    pruned = [trial for trial in run(study, slots=1, of=by_length) if trial.status == "pruned"]
-    assert pruned
-    for trial in pruned:
-        # values go with the length, so that the other kind's ends would foretell others
-        end = 2 + by_length(trial.spec)[1].metrics["mrr"] - 2
-        assert abs(trial.result.forecast.value - end) < 0.5
-    assert costs(study.trials()) <= 20
-
-
 def test_trials_at_fidelities_that_the_config_has_no_more_are_left_out(tmp_path):
     run(with_fidelities(tmp_path / "s"), of=by_length)
     study = with_fidelities(tmp_path / "s", fidelities=[])
