@@ -20,7 +20,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from darec_search.asking import Proposing
-from darec_search.controller import search_fidelity
+from darec_search.controller import search_fidelities, search_fidelity
 from darec_search.space import Point
 from darec_search.study import Study, Trial
 from darec_search.trial import SEARCH_STAGES, Stage, TrialSpec, make_spec
@@ -202,8 +202,8 @@ def _recommended(study: Study, count: int) -> list[Point]:
 
     Empty if none of their designs, as the config has them now, has a value.
     """
-    whole = Proposing(study, "joint", study.space, {}, search_fidelity(study))
-    sampler = whole.told(trial for trial in _search_trials(study) if trial.spec.point in study.space)
+    whole = Proposing(study, "joint", study.space, {}, search_fidelities(study))
+    sampler = whole.told(trial for trial in _search_trials(study, cheaper=True) if trial.spec.point in study.space)
     return [row.point for row in sampler.recommend(count)] if sampler.history.observations else []
 
 
@@ -217,14 +217,14 @@ def search_values(study: Study, objective: str) -> dict[Point, float]:
     return {point: statistics.fmean(found) for point, found in values.items()}
 
 
-def _search_trials(study: Study) -> list[Trial]:
-    """Every trial of the search at its own fidelity, whatever part of it asked, by number."""
-    fidelity = search_fidelity(study)
-    return [trial for trial in study.trials() if trial.spec.stage in SEARCH_STAGES and trial.spec.fidelity == fidelity]
+def _search_trials(study: Study, *, cheaper: bool = False) -> list[Trial]:
+    """Every trial of the search, whatever part of it asked, by number; the `cheaper` ones only on request."""
+    wanted = search_fidelities(study) if cheaper else (search_fidelity(study),)
+    return [trial for trial in study.trials() if trial.spec.stage in SEARCH_STAGES and trial.spec.fidelity in wanted]
 
 
 def _key(study: Study) -> str:
     settings = study.config.promotion
-    ended = sorted((trial.spec.id, trial.status) for trial in _search_trials(study) if trial.result is not None)
+    ended = sorted((trial.spec.id, trial.status) for trial in _search_trials(study, cheaper=True) if trial.result)
     asked = {"candidates": settings.candidates, "arms": settings.arms, "searched": ended}
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

@@ -7,6 +7,9 @@ and has the other trials as pending ones. How long the sampler thinks, and what 
 A spec records whose results were told between the proposal before it and its own (`told`). So a study that is started
 again tells them in the same order, then takes the results that no proposal knew yet one by one, as they ended, and asks
 as it would have done without the stop.
+
+With cheaper fidelities (`search.fidelities`) the sampler says of each proposal at which of them it is to be tried; the
+budget counts costs.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from types import TracebackType
 from typing import Self
 
 from darec_search import samplers, warm_start
-from darec_search.samplers.base import Sampler
+from darec_search.samplers.base import Sampler, Suggestion
 from darec_search.space import Point, SearchSpace
 from darec_search.stopping import EarlyStopping
 from darec_search.study import Study, Trial
@@ -101,14 +104,30 @@ class Proposing:
         stage: name of the part.
         space: what the sampler sees.
         weights: the same for all trials of the part.
-        fidelity: how much of the training each gets.
+        fidelities: how much of the training each may get; the first is the target, the others are cheaper, dearest
+            first.
     """
 
     study: Study
     stage: Stage
     space: SearchSpace
     weights: Mapping[str, float]
-    fidelity: Fidelity
+    fidelities: tuple[Fidelity, ...]
+
+    def suggestion(self, spec: TrialSpec) -> Suggestion:
+        """A trial as the sampler suggests it."""
+        return Suggestion(self.seen(spec), self.fidelities.index(spec.fidelity))
+
+    def share(self, spec: TrialSpec) -> float:
+        """The part of a trial at the target that it costs when it runs to its end."""
+        return spec.fidelity.cost / self.fidelities[0].cost
+
+    def spent(self, trial: Trial) -> float:
+        """The part of a trial at the target that it did cost."""
+        whole = self.share(trial.spec)
+        if trial.result is None or trial.result.status != "pruned":
+            return whole
+        return whole * trial.result.curve[-1]["epoch"] / trial.spec.fidelity.epochs
 
     def seen(self, spec: TrialSpec) -> Point:
         """A trial as the sampler sees it."""
@@ -120,7 +139,7 @@ class Proposing:
             trial
             for trial in self.study.trials()
             if trial.spec.stage == self.stage
-            and trial.spec.fidelity == self.fidelity
+            and trial.spec.fidelity in self.fidelities
             and self.seen(trial.spec) in self.space
             and trial.spec.weights == {**self.weights, **self.seen(trial.spec).weights}
         ]
@@ -128,8 +147,11 @@ class Proposing:
     def sampler(self) -> Sampler:
         """A fresh sampler, which knows nothing but what `search.warm_start` names."""
         config = self.study.config
-        sampler = samplers.create(config.search.sampler, self.space, config.seed, **config.search.sampler_options)
-        warm_start.tell(sampler, self.study, self.space, self.weights, self.fidelity)
+        target, *cheaper = self.fidelities
+        costs = [fidelity.cost / target.cost for fidelity in cheaper]
+        options = config.search.sampler_options
+        sampler = samplers.create(config.search.sampler, self.space, config.seed, costs=costs, **options)
+        warm_start.tell(sampler, self.study, self.space, self.weights, target)
         return sampler
 
     def told(self, trials: Iterable[Trial]) -> Sampler:
@@ -141,19 +163,20 @@ class Proposing:
 
     def tell(self, sampler: Sampler, trial: Trial) -> None:
         """Report a trial's result to a sampler."""
-        point, (value, stderr) = self.seen(trial.spec), trial.estimate(self.study.config.search.objective)
+        tried, (value, stderr) = self.suggestion(trial.spec), trial.estimate(self.study.config.search.objective)
         if value is not None and math.isfinite(value):
-            sampler.tell(point, value, stderr)
+            sampler.tell(tried.point, value, stderr, tried.fidelity)
         else:
             reason = (trial.result and trial.result.reason) or trial.status
-            sampler.tell_failed(point, reason, by_design=trial.status in _OWN_FAULT)
+            by_design = trial.status in _OWN_FAULT
+            sampler.tell_failed(tried.point, reason, by_design=by_design, fidelity=tried.fidelity)
 
 
 class Proposed(Source):
     """Lets the sampler propose `search.trials` trials, of which earlier starts have done some.
 
-    A trial that was stopped early counts by the epochs that it had; what it left pays for more proposals. Those under
-    way count as whole.
+    A trial that was stopped early counts by the epochs that it had, one at a cheaper fidelity by its cost; what they
+    leave pays for more proposals. Those under way count as if they ran to their end.
 
     The sampler lives in a thread of its own, so that results are taken in while it thinks; `with` ends the thread.
 
@@ -170,8 +193,8 @@ class Proposed(Source):
         self._part, self._width = part, width
         self._number = _next_number(part.study)
         self._trials = config.trials
-        self._spent = sum(_share(trial) for trial in history)
-        """Whole trials' worth of epochs that the told results took."""
+        self._spent = sum(part.spent(trial) for trial in history)
+        """Whole trials' worth of training that the told results took."""
         self._unfinished = deque(trial.spec for trial in trials if trial.result is None)
         told = {trial.spec.id for trial in history}
         self._untold = {trial.spec.id: trial.spec for trial in trials if trial.spec.id not in told}
@@ -183,7 +206,7 @@ class Proposed(Source):
         for trial in (*known, *history, *self._arrived):
             self.stopping.ended(trial)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampler")
-        self._answer: Future[Point] | None = None
+        self._answer: Future[Suggestion] | None = None
         self._told: list[str] = []
 
     def __enter__(self) -> Self:
@@ -204,8 +227,8 @@ class Proposed(Source):
         self._ask()
         if self._answer is None or not wait([self._answer], patience).done:
             return None
-        point, self._answer = self._answer.result(), None
-        spec = self._request(point)
+        suggestion, self._answer = self._answer.result(), None
+        spec = self._request(suggestion)
         self._untold[spec.id] = spec
         return spec
 
@@ -232,24 +255,26 @@ class Proposed(Source):
         self._told = [trial.spec.id for trial in results]
         for trial_id in self._told:
             del self._untold[trial_id]
-        pending = [self._part.seen(spec) for spec in self._untold.values()]
+        pending = [self._part.suggestion(spec) for spec in self._untold.values()]
         self._answer = self._thread.submit(self._think, [*self._news, *results], pending)
         self._news = []
-        self._spent += sum(_share(trial) for trial in results)
+        self._spent += sum(self._part.spent(trial) for trial in results)
 
     def _needed(self) -> int | None:
         """How many more results the next proposal has to know; None while they are not there, or when all is spent.
 
         So many that `width - 1` trials remain unknown, and what is spent and under way leaves room for a whole one.
         """
+        under_way = sum(self._part.share(spec) for spec in self._untold.values())
         for known in range(max(0, len(self._untold) - self._width + 1), len(self._arrived) + 1):
-            spent = self._spent + sum(_share(self._arrived[place]) for place in range(known))
-            if spent + len(self._untold) - known + 1 <= self._trials + _ROUNDING:
+            results = [self._arrived[place] for place in range(known)]
+            left = sum(self._part.share(trial.spec) - self._part.spent(trial) for trial in results)
+            if self._spent + under_way - left + 1 <= self._trials + _ROUNDING:
                 return known
         return None
 
-    def _think(self, news: Sequence[Trial], pending: Sequence[Point]) -> Point:
-        return self._informed(news).ask(pending)
+    def _think(self, news: Sequence[Trial], pending: Sequence[Suggestion]) -> Suggestion:
+        return self._informed(news).suggest(pending)
 
     def _recommend(self, news: Sequence[Trial]) -> Point:
         return self._informed(news).best()
@@ -262,14 +287,16 @@ class Proposed(Source):
             self._part.tell(self._sampler, trial)
         return self._sampler
 
-    def _request(self, point: Point) -> TrialSpec:
-        """A fresh trial of a point; a point that has been tried gets another seed."""
-        study, whole = self._part.study, Point(point.bits, {**self._part.weights, **point.weights})
+    def _request(self, suggestion: Suggestion) -> TrialSpec:
+        """A fresh trial of a point; a point that has been tried, at whatever fidelity, gets another seed."""
+        part, study, point = self._part, self._part.study, suggestion.point
+        whole = Point(point.bits, {**part.weights, **point.weights})
         for seed in itertools.count(study.config.seed):
-            spec = make_spec(study.id, self._number, self._part.stage, whole, seed, self._part.fidelity)
-            if not (study.trial_folder(spec.id) / "spec.json").exists():
+            specs = [make_spec(study.id, self._number, part.stage, whole, seed, f) for f in part.fidelities]
+            if not any((study.trial_folder(spec.id) / "spec.json").exists() for spec in specs):
                 self._number += 1
-                return study.request(spec.model_copy(update={"told": tuple(self._told)})).spec
+                asked = specs[suggestion.fidelity].model_copy(update={"told": tuple(self._told)})
+                return study.request(asked).spec
         raise AssertionError("unreachable: there is always another seed")
 
 
@@ -278,13 +305,6 @@ def _order_of_telling(trials: Sequence[Trial]) -> tuple[list[Trial], deque[Trial
     ended = {trial.spec.id: trial for trial in trials if trial.result}
     told = [ended.pop(trial_id) for trial in trials for trial_id in trial.spec.told if trial_id in ended]
     return told, deque(sorted(ended.values(), key=_end))
-
-
-def _share(trial: Trial) -> float:
-    """The part of a whole trial that it cost."""
-    if trial.result is None or trial.result.status != "pruned":
-        return 1.0
-    return trial.result.curve[-1]["epoch"] / trial.spec.fidelity.epochs
 
 
 def _end(trial: Trial) -> tuple[float, int]:

@@ -74,6 +74,15 @@ class WeightLevels(Section):
         return {name: levels for name, levels in self.model_dump().items() if levels}
 
 
+class CheaperTrial(Section):
+    """A fidelity below that of the search's other trials."""
+
+    epochs: Positive | None = Field(None, description="Epochs; as other trials' when absent.")
+    users_fraction: Fraction | None = Field(
+        None, description="Fraction of all users; `data.search_fraction` when absent."
+    )
+
+
 class SearchConfig(Section):
     """The search itself."""
 
@@ -125,6 +134,11 @@ class SearchConfig(Section):
         "they become the best; `median`: those below the median of the finished ones at the same epoch; `foretold`: "
         "those of `curve`, and those whose curve tells how they would end. The sampler is told the value that the "
         "curve foretells, with its standard error.",
+    )
+    fidelities: tuple[CheaperTrial, ...] = Field(
+        (),
+        description="Cheaper trials that the sampler may choose, of fewer epochs or users; it learns how far they "
+        "foretell whole ones (`ax_bayes`). A cheaper trial counts among `trials` by its epochs times users.",
     )
     warm_start: tuple[str, ...] = Field(
         (),

@@ -20,7 +20,7 @@ from darec_search import warm_start, weights
 from darec_search.asking import Listed, Proposed, Proposing, Source
 from darec_search.runners.base import DoneEvent, Event, RowEvent, Runner
 from darec_search.space import Point, SearchSpace
-from darec_search.study import Study, Trial, trial_fidelity
+from darec_search.study import Study, Trial, cheaper_fidelities, trial_fidelity
 from darec_search.trial import Fidelity, TrialSpec
 from trainer.architecture import Architecture
 from trainer.errors import BadInput
@@ -57,11 +57,11 @@ def search(study: Study, runner: Runner, on_event: OnEvent | None = None) -> Non
     warm_start.old_studies(study)  # what cannot be used is said before anything is spent
     width = runner.slots + study.config.search.ahead
     if study.config.search.strategy == "joint":
-        with Proposed(Proposing(study, "joint", study.space, {}, search_fidelity(study)), width) as joint:
+        with Proposed(Proposing(study, "joint", study.space, {}, search_fidelities(study)), width) as joint:
             _drive(runner, width, report, joint, study)
         return
     found, known = _first_weights(study, runner, report)
-    part = Proposing(study, "architecture", SearchSpace(study.space.layers), found, search_fidelity(study))
+    part = Proposing(study, "architecture", SearchSpace(study.space.layers), found, search_fidelities(study))
     with Proposed(part, width, known) as proposed:
         _drive(runner, width, report, proposed, study)
         again = study.config.search.weights_again and known
@@ -73,6 +73,11 @@ def search(study: Study, runner: Runner, on_event: OnEvent | None = None) -> Non
 def search_fidelity(study: Study) -> Fidelity:
     """How much of the full training a trial of this study gets."""
     return trial_fidelity(study.config)
+
+
+def search_fidelities(study: Study) -> tuple[Fidelity, ...]:
+    """`search_fidelity`, and the cheaper ones that the sampler may choose, dearest first."""
+    return (search_fidelity(study), *cheaper_fidelities(study.config))
 
 
 def _first_weights(study: Study, runner: Runner, report: OnEvent) -> tuple[Mapping[str, float], list[Trial]]:

@@ -12,14 +12,14 @@ from typing import Any, Protocol
 
 from darec_search import final_models, planning, promotion, runners
 from darec_search.config import StudyConfig
-from darec_search.controller import search, search_fidelity
+from darec_search.controller import search, search_fidelities, search_fidelity
 from darec_search.export import export
 from darec_search.insight import write_insight
 from darec_search.promotion import Promotion
 from darec_search.report import write_report
 from darec_search.runners.base import Event, Runner
 from darec_search.space import Point
-from darec_search.study import Study
+from darec_search.study import Study, cheaper_fidelities
 from darec_search.tracking import TRACKERS
 from darec_search.tracking.base import Synced
 from darec_search.tracking.mirror import Mirror
@@ -81,8 +81,8 @@ def run(config: StudyConfig, observer: Observer | None = None) -> StudyResult:
     study, plan = open_study(config, observer)
 
     def look(runner: Runner, on_event: OnEvent) -> None:
-        fidelity = search_fidelity(study)
-        done = _done(study, lambda spec: spec.stage in SEARCH_STAGES and spec.fidelity == fidelity)
+        fidelities = search_fidelities(study)
+        done = _done(study, lambda spec: spec.stage in SEARCH_STAGES and spec.fidelity in fidelities)
         observer.stage("search", plan.searching, done)
         search(study, runner, on_event)
 
@@ -112,7 +112,8 @@ def open_study(config: StudyConfig, observer: Observer) -> tuple[Study, planning
     plan = planning.check(config, dataset)
     observer.stage("preparing tokens, hard negatives and backbone")
     warm = Warm()
-    for fraction in {config.data.search_fraction, 1.0}:
+    cheaper = {fidelity.users_fraction for fidelity in cheaper_fidelities(config)}
+    for fraction in {config.data.search_fraction, 1.0} | cheaper:
         warm.materials(config.run_config("serial", {}, config.seed, users_fraction=fraction, epochs=1))
     return Study.open(config, plan.fingerprint, plan.layers), plan
 

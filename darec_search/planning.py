@@ -11,12 +11,22 @@ from darec_search.config import PrepareConfig, StudyConfig
 from darec_search.findings import Findings
 from darec_search.runners.cluster import check_address
 from darec_search.space import SearchSpace
-from darec_search.study import check_folder
+from darec_search.study import cheaper_fidelities, check_folder, trial_fidelity
 from trainer.architecture import Architecture
 from trainer.data.dataset import MANIFEST, Dataset
 from trainer.data.prepare import prepare, resolve_options
 from trainer.errors import BadInput, NotHere
 from trainer.training.warm import check_positions, da_layer_count
+
+
+@dataclass(frozen=True)
+class Cheaper:
+    """A cheaper fidelity that the sampler may choose."""
+
+    epochs: int
+    users: int
+    share: float
+    """Of a whole trial, that one of it counts."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,9 @@ class Plan:
     weight_trials: int
     """Trials for λ before the bits."""
     search_trials: int
-    """Trials that the sampler proposes."""
+    """Trials that the sampler proposes; so many whole ones' worth where some are cheaper."""
+    cheaper: list[Cheaper]
+    """Fidelities that it may choose below a whole trial's."""
     weights_again_trials: int
     """Trials for λ after the bits, at most: what is known is not run again."""
     retests: int
@@ -111,7 +123,9 @@ def inspect(config: StudyConfig, dataset: Dataset | None, found: Findings) -> in
     space = SearchSpace(
         layers or 1, weights=config.search.weights.searched() if config.search.strategy == "joint" else {}
     )
-    sampler = found.collect(lambda: samplers.create(config.search.sampler, space, 0, **config.search.sampler_options))
+    search = config.search
+    costs = found.collect(lambda: [f.cost / trial_fidelity(config).cost for f in cheaper_fidelities(config)]) or []
+    sampler = found.collect(lambda: samplers.create(search.sampler, space, 0, costs=costs, **search.sampler_options))
     if layers:
         found.collect(lambda: check_positions(run))
         if dataset is not None:
@@ -143,6 +157,7 @@ def size(config: StudyConfig, dataset: Dataset, layers: int) -> Plan:
         points=SearchSpace(layers, weights=config.search.weights.searched()).size,
         weight_trials=for_weights,
         search_trials=config.search.trials,
+        cheaper=_cheaper(config, dataset),
         weights_again_trials=for_weights if config.search.weights_again else 0,
         retests=config.promotion.most_retests,
         full_runs=3,
@@ -152,3 +167,11 @@ def size(config: StudyConfig, dataset: Dataset, layers: int) -> Plan:
         fingerprint=dataset.fingerprint,
         warm_start=warm_start.check(config, dataset.fingerprint, layers, None),
     )
+
+
+def _cheaper(config: StudyConfig, dataset: Dataset) -> list[Cheaper]:
+    whole = trial_fidelity(config).cost
+    return [
+        Cheaper(f.epochs, max(1, round(f.users_fraction * dataset.n_users)), f.cost / whole)
+        for f in cheaper_fidelities(config)
+    ]

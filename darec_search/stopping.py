@@ -19,6 +19,7 @@ Nothing depends on scale and origin of the objective.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -30,6 +31,7 @@ from scipy.stats import t as student_t
 
 from darec_search.study import Trial
 from darec_search.tracking.records import read_curve
+from darec_search.trial import Fidelity
 from trainer.training.result import Forecast, Row, Stop
 
 Rule = Literal["none", "curve", "median", "foretold"]
@@ -153,7 +155,8 @@ class EarlyStopping:
         self._rule, self._objective = rule, objective
         self._min_finished, self._min_epochs, self._level = min_finished, min_epochs, level
         self._share = share
-        self._finished: list[Finished] = []
+        self._finished: defaultdict[Fidelity, list[Finished]] = defaultdict(list)
+        """By fidelity: a short trial's curve tells nothing of how a long one goes on."""
         self._curves: dict[str, dict[float, float]] = {}
 
     def ended(self, trial: Trial) -> None:
@@ -162,18 +165,18 @@ class EarlyStopping:
         value = trial.search_value(self._objective)
         if trial.result is not None and value is not None and math.isfinite(value) and trial.result.curve:
             curve = [row[self._objective] for row in trial.result.curve if self._objective in row]
-            self._finished.append(Finished(curve, value))
+            self._finished[trial.spec.fidelity].append(Finished(curve, value))
 
     def look(self, trial: Trial, row: Row) -> Stop | None:
         """Judge a running trial by its newest row; None lets it go on."""
         if self._rule == "none" or self._objective not in row:
             return None
         epochs = trial.spec.fidelity.epochs
-        curve = self._curve(trial, row)
-        if len(curve) < self._min_epochs or row["epoch"] >= epochs or len(self._finished) < self._min_finished:
+        curve, finished = self._curve(trial, row), self._finished[trial.spec.fidelity]
+        if len(curve) < self._min_epochs or row["epoch"] >= epochs or len(finished) < self._min_finished:
             return None
-        prediction = predict(self._finished, curve)
-        if prediction is None or not self._loses(curve):
+        prediction = predict(finished, curve)
+        if prediction is None or not self._loses(finished, curve):
             return None
         forecast = Forecast(metric=self._objective, value=prediction.mean, stderr=prediction.deviation)
         reason = (
@@ -193,12 +196,12 @@ class EarlyStopping:
         values[row["epoch"]] = row[self._objective]
         return [value for epoch, value in sorted(values.items()) if epoch <= row["epoch"]]
 
-    def _loses(self, curve: Curve) -> bool:
+    def _loses(self, finished: Sequence[Finished], curve: Curve) -> bool:
         if self._rule == "median":
-            return below_median(self._finished, curve)
-        if self._rule == "foretold" and is_foretold(self._finished, curve, self._share):
+            return below_median(finished, curve)
+        if self._rule == "foretold" and is_foretold(finished, curve, self._share):
             return True
-        return unlikely_to_win(self._finished, curve, self._level)
+        return unlikely_to_win(finished, curve, self._level)
 
 
 def _starts(finished: Sequence[Finished], epochs: int) -> NDArray[np.float64]:

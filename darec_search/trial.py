@@ -24,6 +24,11 @@ class Fidelity(Section):
     users_fraction: Fraction = Field(description="Fraction b of the users.")
     epochs: Positive = Field(description="Passes over them.")
 
+    @property
+    def cost(self) -> float:
+        """Passes over all users that it is worth; the time of a training goes with it."""
+        return self.users_fraction * self.epochs
+
 
 class TrialSpec(Section):
     """One trial as `trials/<id>/spec.json` holds it. Build it with `make_spec`."""

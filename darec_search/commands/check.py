@@ -48,6 +48,11 @@ def _check_study(parsed: argparse.Namespace) -> None:
         f"  {plan.search_trials} trials proposed by {config.search.sampler}, of {plan.points:,} points "
         f"({plan.layers} DALayers)"
     )
+    for cheaper in plan.cheaper:
+        say(
+            f"  or more, where it chooses cheaper ones: {cheaper.epochs} epochs on {cheaper.users:,} users count "
+            f"{cheaper.share:.2f} of a trial"
+        )
     for old in plan.warm_start:
         what = [f"{old.results} trials as results"] if old.results else []
         why = f" (its task differs in {', '.join(old.differs)})" if old.differs else ""

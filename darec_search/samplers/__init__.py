@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,17 +25,19 @@ SAMPLERS = {
 }
 
 
-def create(name: str, space: SearchSpace, seed: int, **options: Any) -> Sampler:
+def create(name: str, space: SearchSpace, seed: int, *, costs: Sequence[float] = (), **options: Any) -> Sampler:
     """A sampler by name.
 
     Args:
         name: a key of `SAMPLERS`.
         space: the designs.
         seed: with the results it decides every proposal.
+        costs: of cheaper fidelities, as for `Sampler.use_fidelities`; none by default.
         options: fields of the sampler's `Options`.
 
     Raises:
-        BadInput: if the name or an option is unknown, or an option has an impossible value.
+        BadInput: if the name or an option is unknown, an option has an impossible value, or the sampler does not learn
+            from cheaper fidelities.
     """
     if name not in SAMPLERS:
         raise BadInput(f"search.sampler: {name!r} is no sampler; choose one of {', '.join(SAMPLERS)}")
@@ -44,7 +47,15 @@ def create(name: str, space: SearchSpace, seed: int, **options: Any) -> Sampler:
         chosen = sampler.Options(**options)
     except ValidationError as error:
         raise BadInput(_explain(name, error, list(sampler.Options.model_fields))) from error
-    return cast("Sampler", sampler(space, seed, chosen))
+    created = cast("Sampler", sampler(space, seed, chosen))
+    if costs and not created.learns_from_fidelities:
+        raise BadInput(
+            f"search.fidelities: {name} does not learn from cheaper trials; choose ax_bayes as search.sampler, or "
+            "leave fidelities out"
+        )
+    if costs:
+        created.use_fidelities(costs)
+    return created
 
 
 def _explain(name: str, error: ValidationError, known: list[str]) -> str:

@@ -38,9 +38,31 @@ def log_expected_improvement(surrogate: Surrogate, x: Tensor, incumbent: float) 
         [m] values.
     """
     means, variances = surrogate.marginals(x)
-    sigma = variances.sqrt()
+    return _log_improvement(means, variances.sqrt(), surrogate.weights, incumbent)
+
+
+def log_expected_gain(model: StructuredMixture, x: Tensor, incumbent: float, fidelity: int) -> Tensor:
+    """Log of the expected improvement of the believed value at the target by one evaluation at a fidelity.
+
+    As `log_expected_improvement`, with the standard deviation by which the posterior mean will move in place of that of
+    f: the knowledge gradient with a fixed incumbent (Frazier, Powell, Dayanik 2009).
+
+    Args:
+        model: the surrogate.
+        x: [m, D] encoded points.
+        incumbent: value to improve on.
+        fidelity: of the evaluation.
+
+    Returns:
+        [m] values.
+    """
+    moves = model.learnable(x, fidelity).clamp_min(1e-20).sqrt()
+    return _log_improvement(model.marginals(x)[0], moves, model.weights, incumbent)
+
+
+def _log_improvement(means: Tensor, sigma: Tensor, weights: Tensor, incumbent: float) -> Tensor:
     log_ei = _log_ei_helper((means - incumbent) / sigma) + sigma.log()
-    return torch.logsumexp(surrogate.weights.log()[:, None] + log_ei, 0)
+    return torch.logsumexp(weights.log()[:, None] + log_ei, 0)
 
 
 class MixtureLogEI(AcquisitionFunction):

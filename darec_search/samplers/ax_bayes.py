@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from darec_search.samplers.base import Observation, Options, Recommendation, Sampler, spread, unseen
+from darec_search.samplers.base import Observation, Options, Recommendation, Sampler, Suggestion, spread, unseen
 from darec_search.samplers.proposer import Proposer
 from darec_search.space import Point, SearchSpace
 from trainer.threads import single_thread
@@ -36,7 +36,9 @@ logging.disable(_disabled)
 set_ax_logger_levels(logging.WARNING)
 
 OBJECTIVE = "objective"
-_Parameters = dict[str, Any]
+FIDELITY = "fidelity"
+"""Name of the Ax parameter where there are cheaper evaluations; 0 is the target."""
+_Values = dict[str, Any]
 
 
 class AxBayesOptions(Options):
@@ -59,15 +61,28 @@ class AxBayesSampler(Sampler):
     def __init__(self, space: SearchSpace, seed: int, options: AxBayesOptions) -> None:
         super().__init__(space, seed, options)
         self._proposer = Proposer(space, options.bank, polish=options.acquisition_optimizer == "polished")
-        self._node = _Node(self._proposer, spread(space, seed, options.start))
+        self._begin(spread(space, seed, options.start))
+
+    def _begin(self, start: list[Point]) -> None:
+        """An empty experiment."""
+        self._parameters = _Parameters(self.space, len(self.costs))
+        self._node = _Node(self._proposer, self._parameters, start)
         self.client = Client()
-        self.client.configure_experiment(name="search", parameters=_configs(space))
+        self.client.configure_experiment(name="search", parameters=self._parameters.configs())
         self.client.configure_optimization(objective=OBJECTIVE)
         self.client.set_generation_strategy(GenerationStrategy(name="structured_bayes", nodes=[self._node]))
 
     @property
     def learns_from_related(self) -> bool:
         return True
+
+    @property
+    def learns_from_fidelities(self) -> bool:
+        return True
+
+    def _use_fidelities(self, costs: tuple[float, ...]) -> None:
+        self.costs = self._proposer.costs = costs
+        self._begin(self._node.start)
 
     def _learn_from(self, studies: Sequence[Sequence[Observation]]) -> None:
         with single_thread():
@@ -77,6 +92,9 @@ class AxBayesSampler(Sampler):
         self._node.start = list(dict.fromkeys([*best, *self._node.start]))[: max(len(best), len(self._node.start) // 2)]
 
     def _propose(self, pending: list[Point], rng: np.random.Generator) -> Point:
+        return self._propose_at([Suggestion(point) for point in pending], rng).point
+
+    def _propose_at(self, pending: list[Suggestion], rng: np.random.Generator) -> Suggestion:
         self._synchronise(pending)
         self._node.rng, self._node.infeasible, self._node.given_up = (
             rng,
@@ -85,7 +103,7 @@ class AxBayesSampler(Sampler):
         )
         with single_thread():
             ((_, parameters),) = self.client.get_next_trials(max_trials=1).items()
-        return _point(self.space, parameters)
+        return self._parameters.decode(parameters)
 
     def _recommend(self, count: int) -> list[Recommendation]:
         with single_thread():
@@ -94,110 +112,121 @@ class AxBayesSampler(Sampler):
     def _record(self, observation: Observation) -> None:
         super()._record(observation)
         sem = float("nan") if observation.stderr is None else observation.stderr
-        self.client.complete_trial(self._running_trial(observation.point), {OBJECTIVE: (observation.value, sem)})
+        trial = self._running_trial(Suggestion(observation.point, observation.fidelity))
+        self.client.complete_trial(trial, {OBJECTIVE: (observation.value, sem)})
 
-    def _record_failure(self, point: Point, reason: str) -> None:
-        super()._record_failure(point, reason)
-        self.client.mark_trial_failed(self._running_trial(point), failed_reason=reason)
+    def _record_failure(self, tried: Suggestion, reason: str) -> None:
+        super()._record_failure(tried, reason)
+        self.client.mark_trial_failed(self._running_trial(tried), failed_reason=reason)
 
-    def _running_trial(self, point: Point) -> int:
-        """The Ax trial under way for a point; attached now if it was never asked for."""
-        parameters = _parameters(self.space, point)
+    def _running_trial(self, tried: Suggestion) -> int:
+        """The Ax trial under way for what was tried; attached now if it was never asked for."""
+        parameters = self._parameters.encode(tried)
         for index, trial in self._experiment.trials.items():
             if trial.status == TrialStatus.RUNNING and trial.arms[0].parameters == parameters:
                 return index
         return self.client.attach_trial(parameters)
 
-    def _synchronise(self, pending: list[Point]) -> None:
-        """Make Ax's running trials the pending points: attach what is missing, abandon what was dropped."""
+    def _synchronise(self, pending: list[Suggestion]) -> None:
+        """Make Ax's running trials the pending ones: attach what is missing, abandon what was dropped."""
         missing = Counter(pending)
         for index, trial in self._experiment.trials.items():
             if trial.status != TrialStatus.RUNNING:
                 continue
-            point = _point(self.space, trial.arms[0].parameters)
-            if missing[point] > 0:
-                missing[point] -= 1
+            suggestion = self._parameters.decode(trial.arms[0].parameters)
+            if missing[suggestion] > 0:
+                missing[suggestion] -= 1
             else:
                 self.client.mark_trial_abandoned(index)
-        for point in missing.elements():
-            self.client.attach_trial(_parameters(self.space, point))
+        for suggestion in missing.elements():
+            self.client.attach_trial(self._parameters.encode(suggestion))
 
     @property
     def _experiment(self) -> Experiment:
         return self.client._experiment
 
 
+class _Parameters:
+    """Points as Ax's parameters, with the fidelity as one more where there are several.
+
+    Args:
+        space: the designs.
+        fidelities: F.
+    """
+
+    def __init__(self, space: SearchSpace, fidelities: int) -> None:
+        self._space, self._fidelities = space, fidelities
+        self._bits = [f"bit_{i}" for i in range(space.bits)]
+        # Ax knows no parameter with a single value.
+        self._searched = {name: levels for name, levels in space.weights.items() if len(levels) > 1}
+
+    def configs(self) -> list[ChoiceParameterConfig]:
+        """The experiment's parameters."""
+        values: dict[str, tuple[list[Any], Literal["int", "float"]]] = {name: ([0, 1], "int") for name in self._bits}
+        values |= {name: (list(levels), "float") for name, levels in self._searched.items()}
+        if self._fidelities > 1:
+            values[FIDELITY] = (list(range(self._fidelities)), "int")
+        return [
+            ChoiceParameterConfig(name=name, values=of, parameter_type=kind, is_ordered=True)
+            for name, (of, kind) in values.items()
+        ]
+
+    def encode(self, suggestion: Suggestion) -> _Values:
+        """The parameters of an arm."""
+        point = suggestion.point
+        values = {**dict(zip(self._bits, point.bits, strict=True)), **{n: point.weights[n] for n in self._searched}}
+        return {**values, FIDELITY: suggestion.fidelity} if self._fidelities > 1 else values
+
+    def decode(self, values: Mapping[str, Any]) -> Suggestion:
+        """What an arm tries."""
+        weights = {name: float(values.get(name, levels[0])) for name, levels in self._space.weights.items()}
+        point = Point(tuple(int(values[name]) for name in self._bits), weights)
+        return Suggestion(point, int(values.get(FIDELITY, 0)))
+
+
 class _Node(ExternalGenerationNode):
     """Our generator in Ax's generation strategy: start designs, then the proposer."""
 
-    def __init__(self, proposer: Proposer, start: list[Point]) -> None:
+    def __init__(self, proposer: Proposer, parameters: _Parameters, start: list[Point]) -> None:
         super().__init__(name="structured_mixture", should_deduplicate=False)
         self.rng = np.random.default_rng(0)
-        self._proposer, self._space, self.start = proposer, proposer.space, start
+        self._proposer, self._space, self._parameters, self.start = proposer, proposer.space, parameters, start
         self._observations: list[Observation] = []
         self.infeasible: list[Point] = []
         self.given_up: list[Point] = []
-        self._dropped: set[Point] = set()
+        self._dropped: set[Suggestion] = set()
 
     def update_generator_state(self, experiment: Experiment, data: Data) -> None:
         """Read the results out of the experiment."""
-        points = {i: _point(self._space, trial.arms[0].parameters) for i, trial in experiment.trials.items()}
+        tried = {i: self._parameters.decode(trial.arms[0].parameters) for i, trial in experiment.trials.items()}
         frame = data.df
-        rows = zip(frame["trial_index"], frame["mean"], frame["sem"], strict=True)
-        self._observations = [
-            Observation(points[index], float(mean), None if np.isnan(sem) else float(sem)) for index, mean, sem in rows
-        ]
+        self._observations = []
+        for index, mean, sem in zip(frame["trial_index"], frame["mean"], frame["sem"], strict=True):
+            point, fidelity = tried[index].point, tried[index].fidelity
+            known = None if np.isnan(sem) else float(sem)
+            self._observations.append(Observation(point, float(mean), known, fidelity))
         indices = experiment.trial_indices_by_status
-        running = {points[index] for index in indices[TrialStatus.RUNNING]}
-        self._dropped = {points[index] for index in indices[TrialStatus.ABANDONED]} - running
+        running = {tried[index] for index in indices[TrialStatus.RUNNING]}
+        self._dropped = {tried[index] for index in indices[TrialStatus.ABANDONED]} - running
 
-    def get_next_candidate(self, pending_parameters: list[_Parameters]) -> _Parameters:
+    def get_next_candidate(self, pending_parameters: list[_Values]) -> _Values:
         """The next design as Ax parameters."""
-        pending = [_point(self._space, parameters) for parameters in pending_parameters]
+        pending = [self._parameters.decode(values) for values in pending_parameters]
         # Ax counts abandoned trials as pending; nobody runs them any more, so they may be proposed again.
-        pending = [point for point in pending if point not in self._dropped]
-        return _parameters(self._space, self._next(pending))
+        pending = [suggestion for suggestion in pending if suggestion not in self._dropped]
+        return self._parameters.encode(self._next(pending))
 
-    def _next(self, pending: list[Point]) -> Point:
+    def _next(self, pending: list[Suggestion]) -> Suggestion:
         seen = [observation.point for observation in self._observations] + self.given_up
-        taken = {*seen, *pending}
+        running = [suggestion.point for suggestion in pending]
+        taken = {*seen, *running}
         # Loss weights tried at one architecture (a λ grid) say nothing about bits: only architectures count.
         if len({point.bits for point in taken}) < len(self.start):
-            for point in self.start:
+            for place, point in enumerate(self.start):
                 if point not in taken:
-                    return point
+                    return Suggestion(point, place % len(self._proposer.costs))
         if self._observations:
             proposal = self._proposer.propose(self._observations, self.given_up, pending, self.rng, self.infeasible)
             if proposal is not None:
                 return proposal
-        return unseen(self._space, self.rng, seen, pending)
-
-
-def _searched(space: SearchSpace) -> dict[str, tuple[float, ...]]:
-    """Loss weights that Ax sees: it knows no parameter with a single value."""
-    return {name: levels for name, levels in space.weights.items() if len(levels) > 1}
-
-
-def _configs(space: SearchSpace) -> list[ChoiceParameterConfig]:
-    bits = [
-        ChoiceParameterConfig(name=name, values=[0, 1], parameter_type="int", is_ordered=True) for name in _names(space)
-    ]
-    weights = [
-        ChoiceParameterConfig(name=name, values=list(levels), parameter_type="float", is_ordered=True)
-        for name, levels in _searched(space).items()
-    ]
-    return [*bits, *weights]
-
-
-def _names(space: SearchSpace) -> list[str]:
-    return [f"bit_{i}" for i in range(space.bits)]
-
-
-def _parameters(space: SearchSpace, point: Point) -> _Parameters:
-    weights = {name: point.weights[name] for name in _searched(space)}
-    return {**dict(zip(_names(space), point.bits, strict=True)), **weights}
-
-
-def _point(space: SearchSpace, parameters: Mapping[str, Any]) -> Point:
-    weights = {name: float(parameters.get(name, levels[0])) for name, levels in space.weights.items()}
-    return Point(tuple(int(parameters[name]) for name in _names(space)), weights)
+        return Suggestion(unseen(self._space, self.rng, seen, running))

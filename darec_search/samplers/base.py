@@ -3,6 +3,9 @@
 Life cycle: `ask` for a point, run it, `tell` its value (or `tell_failed`); any number may be under way, which the
 caller names in `pending`. What `ask` returns is a function of the seed, the space, the results so far and `pending`, of
 nothing else: a sampler that is built anew and told the same results goes on as the old one would have.
+
+Some samplers also learn from cheaper evaluations (`use_fidelities`): then `suggest` takes the place of `ask`, and says
+at which fidelity the point is to be tried.
 """
 
 from __future__ import annotations
@@ -35,6 +38,16 @@ class Observation:
     point: Point
     value: float
     stderr: float | None = None
+    fidelity: int = 0
+    """0 is the target; larger ones are cheaper."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A point to evaluate, and at which fidelity."""
+
+    point: Point
+    fidelity: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,8 +84,8 @@ class History:
         return len(self.observations) + len(self.failures)
 
     def points(self) -> list[Point]:
-        """Every point that is done with: it has a value or is among `given_up`. Once for every result."""
-        return [observation.point for observation in self.observations] + self.given_up()
+        """Every point that is done with: it has a value at the target or is among `given_up`. Once for every result."""
+        return [o.point for o in self.observations if o.fidelity == 0] + self.given_up()
 
     def given_up(self) -> list[Point]:
         """Failures that are not to be tried again: by the design's own fault, or for whatever reason but repeatedly."""
@@ -106,6 +119,8 @@ class Sampler(ABC):
         self.seed = seed
         self.options = options
         self.history = History()
+        self.costs: tuple[float, ...] = (1.0,)
+        """Of an evaluation at each fidelity; the target's is 1."""
 
     @property
     def learns_from_related(self) -> bool:
@@ -127,8 +142,41 @@ class Sampler(ABC):
             self._require(observation.point)
         self._learn_from(studies)
 
+    @property
+    def learns_from_fidelities(self) -> bool:
+        """Whether `use_fidelities` is understood."""
+        return False
+
+    def use_fidelities(self, costs: Sequence[float]) -> None:
+        """Take cheaper evaluations too: fidelity k is the k-th of these; 0 is the target, whose optimum is wanted.
+
+        Call it at most once, before anything else.
+
+        Args:
+            costs: of an evaluation at each cheaper fidelity, relative to the target's, falling; at least one.
+
+        Raises:
+            ValueError: if they do not fall from below 1 and stay above 0, or the sampler knows no fidelities.
+        """
+        if not costs or any(low >= high for high, low in itertools.pairwise((1.0, *costs))) or costs[-1] <= 0:
+            raise ValueError(f"costs of cheaper fidelities fall from below 1 and are positive, got {list(costs)}")
+        self._use_fidelities((1.0, *costs))
+
+    def suggest(self, pending: Sequence[Suggestion] = ()) -> Suggestion:
+        """The next point to evaluate, and at which fidelity. A point that has a value is not tried so cheaply again.
+
+        Args:
+            pending: what is under way.
+
+        Raises:
+            ValueError: if a pending point or fidelity is none of the sampler's.
+        """
+        for suggestion in pending:
+            self._require(suggestion.point, suggestion.fidelity)
+        return self._propose_at(list(pending), self._rng(pending))
+
     def ask(self, pending: Sequence[Point] = ()) -> Point:
-        """The next point to evaluate.
+        """The next point to evaluate at the target.
 
         Args:
             pending: points under way; none of them is proposed while a design without a result is left.
@@ -140,25 +188,26 @@ class Sampler(ABC):
             self._require(point)
         return self._propose(list(pending), self._rng(pending))
 
-    def tell(self, point: Point, value: float, stderr: float | None = None) -> None:
+    def tell(self, point: Point, value: float, stderr: float | None = None, fidelity: int = 0) -> None:
         """Report a result; the point need not have been asked for. A value that is not finite counts as a failure.
 
         Args:
             point: what was evaluated.
             value: the objective.
             stderr: its standard error, where known.
+            fidelity: how it was evaluated.
 
         Raises:
-            ValueError: if the point lies outside the space.
+            ValueError: if the point lies outside the space, or the fidelity is none of the sampler's.
         """
         if not math.isfinite(value):
-            self.tell_failed(point, f"the objective is {value}")
+            self.tell_failed(point, f"the objective is {value}", fidelity=fidelity)
             return
         known = stderr if stderr is not None and math.isfinite(stderr) else None
-        self._require(point)
-        self._record(Observation(point, float(value), known))
+        self._require(point, fidelity)
+        self._record(Observation(point, float(value), known, fidelity))
 
-    def tell_failed(self, point: Point, reason: str, *, by_design: bool = True) -> None:
+    def tell_failed(self, point: Point, reason: str, *, by_design: bool = True, fidelity: int = 0) -> None:
         """Report that a point gave no value.
 
         Args:
@@ -167,14 +216,15 @@ class Sampler(ABC):
             by_design: it was the design's own fault, such as out of memory or divergence: designs like it may fail
                 too, and it is not proposed again while others are left. A lost worker is no such fault: the design may
                 be proposed again, once.
+            fidelity: how it was to be evaluated.
 
         Raises:
-            ValueError: if the point lies outside the space.
+            ValueError: if the point lies outside the space, or the fidelity is none of the sampler's.
         """
-        self._require(point)
+        self._require(point, fidelity)
         if by_design:
             self.history.infeasible.append(point)
-        self._record_failure(point, reason)
+        self._record_failure(Suggestion(point, fidelity), reason)
 
     def best(self) -> Point:
         """The recommended point among the evaluated ones.
@@ -202,6 +252,13 @@ class Sampler(ABC):
     def _propose(self, pending: list[Point], rng: np.random.Generator) -> Point:
         """The next point; `rng` is the only randomness it may use."""
 
+    def _propose_at(self, pending: list[Suggestion], rng: np.random.Generator) -> Suggestion:
+        """As `_propose`, for samplers that know fidelities."""
+        return Suggestion(self._propose([suggestion.point for suggestion in pending], rng))
+
+    def _use_fidelities(self, costs: tuple[float, ...]) -> None:
+        raise ValueError(f"{type(self).__name__} does not learn from cheaper evaluations")
+
     def _learn_from(self, studies: Sequence[Sequence[Observation]]) -> None:
         raise ValueError(f"{type(self).__name__} does not learn from related problems")
 
@@ -214,16 +271,18 @@ class Sampler(ABC):
     def _record(self, observation: Observation) -> None:
         self.history.observations.append(observation)
 
-    def _record_failure(self, point: Point, reason: str) -> None:
-        self.history.failures.append(point)
+    def _record_failure(self, tried: Suggestion, reason: str) -> None:
+        self.history.failures.append(tried.point)
 
-    def _rng(self, pending: Sequence[Point]) -> np.random.Generator:
+    def _rng(self, pending: Sequence[object]) -> np.random.Generator:
         """A generator that depends on the seed, the number of results and the number of pending points alone."""
         return np.random.default_rng([self.seed % 2**64, len(self.history), len(pending)])
 
-    def _require(self, point: Point) -> None:
+    def _require(self, point: Point, fidelity: int = 0) -> None:
         if point not in self.space:
             raise ValueError(f"{point} lies outside the search space")
+        if not 0 <= fidelity < len(self.costs):
+            raise ValueError(f"{fidelity} is no fidelity of this search; it has {len(self.costs)}")
 
 
 def _measured(point: Point, observations: Sequence[Observation]) -> Recommendation:

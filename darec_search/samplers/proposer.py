@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from darec_search.samplers.acquisition import MixtureLogEI
-from darec_search.samplers.base import LEVEL, Observation, Recommendation
+from darec_search.samplers.acquisition import MixtureLogEI, log_expected_gain
+from darec_search.samplers.base import LEVEL, Observation, Recommendation, Suggestion
 from darec_search.samplers.feasibility import Feasibility
+from darec_search.samplers.fidelity import Links, comparable, draw_links, neutral_links, target_is_due
 from darec_search.samplers.kernels import StructuredKernels, bank
-from darec_search.samplers.local_search import Acquisition
+from darec_search.samplers.local_search import Acquisition, rounded
 from darec_search.samplers.prior import PriorMeans, WithPriors
 from darec_search.samplers.prob_reparam_optimizer import ProbabilisticReparameterization
 from darec_search.samplers.surrogate import Data, Kernels, StructuredMixture, Trend
@@ -23,6 +25,14 @@ _CONDITIONED_AT_MOST = 500
 """Observations behind the acquisition, whose every value costs their square; recommendations use all."""
 _KEPT = 12
 """Bank entries that make the mixture."""
+_COMPARED = 16
+"""Designs, best first by the acquisition, that compete for the largest gain for its cost."""
+_WITH_NEIGHBOURS = 4
+"""So many of them with all designs one step away, as the best by the acquisition have often been tried cheaply."""
+_LINKS = 256
+"""Links of fidelities that are weighed against each other."""
+_MATCHED = 16
+"""Best settings of the bank, and best links, of which all pairs are weighed."""
 _WHOLE_BANK_UP_TO = 100
 """Observations up to which intervals come from all entries: 12 of 64 hold 0.85 of the values where they say 0.9."""
 
@@ -52,6 +62,8 @@ class Proposer:
         self._bank = bank(len(self._kernels), bank_size, noise, generator)
         self._covariances: Kernels = self._kernels
         self._trend: Trend | None = None
+        self.costs: tuple[float, ...] = (1.0,)
+        """Of an evaluation at each fidelity; the target's is 1."""
 
     def learn_from(self, studies: Sequence[Sequence[Observation]]) -> None:
         """Take old studies' results as prior means (`prior.py`); call it once, on a proposer of a cold start.
@@ -66,11 +78,38 @@ class Proposer:
             self._covariances = WithPriors(self._kernels, priors)
 
     def model(self, observations: Sequence[Observation], keep: int = _KEPT) -> StructuredMixture:
-        """The surrogate of at least one observation, of the `keep` best bank entries; the order does not matter."""
-        observations = sorted(observations, key=lambda o: (tuple(self.space.encode(o.point)), o.value))
+        """The surrogate of at least one observation, of the `keep` best bank entries; the order does not matter.
+
+        Values of cheaper fidelities are to be `comparable`.
+        """
+        observations = sorted(observations, key=lambda o: (tuple(self.space.encode(o.point)), o.value, o.fidelity))
+        x = self.encode([observation.point for observation in observations])
         y = torch.tensor([observation.value for observation in observations], dtype=torch.float64)
-        data = Data.of(self.encode([o.point for o in observations]), y, [o.stderr for o in observations])
-        return StructuredMixture(self._covariances, data, *self._bank, keep=keep, trend=self._trend)
+        stderr = [observation.stderr for observation in observations]
+        weightings, noise = self._bank
+        if len(self.costs) == 1:
+            data = Data.of(x, y, stderr)
+            return StructuredMixture(self._covariances, data, weightings, noise, keep, self._trend)
+        data = Data.of(x, y, stderr, torch.tensor([observation.fidelity for observation in observations]))
+        return self._linked(data, keep)
+
+    def _linked(self, data: Data, keep: int) -> StructuredMixture:
+        """The surrogate of several fidelities: of the best settings of the bank, each with each of the best links.
+
+        Drawn together, a good setting would hardly ever meet good links.
+        """
+
+        def mixture(entries: Tensor, links: Links, best: int) -> StructuredMixture:
+            trend = self._trend.of(entries) if self._trend else None
+            weightings, noise = (part[entries] for part in self._bank)
+            return StructuredMixture(self._covariances, data, weightings, noise, best, trend, links)
+
+        size, fidelities = len(self._bank[1]), len(self.costs)
+        settings = mixture(torch.arange(size), neutral_links(size, fidelities), _MATCHED).kept
+        drawn = draw_links(_LINKS, fidelities, torch.Generator().manual_seed(_BANK_SEED))
+        linked = mixture(settings[:1].expand(_LINKS), drawn, _MATCHED).kept
+        pairs = torch.cartesian_prod(settings, linked)
+        return mixture(pairs[:, 0], drawn.of(pairs[:, 1]), keep)
 
     def model_for_intervals(self, observations: Sequence[Observation]) -> StructuredMixture:
         """The surrogate whose intervals hold what they say: of all bank entries, unless there are many observations."""
@@ -81,11 +120,15 @@ class Proposer:
         self,
         observations: Sequence[Observation],
         failures: Sequence[Point],
-        pending: Sequence[Point],
+        pending: Sequence[Suggestion],
         rng: np.random.Generator,
         infeasible: Sequence[Point] = (),
-    ) -> Point | None:
+    ) -> Suggestion | None:
         """The design with the best acquisition value that has no result and is not under way.
+
+        With cheaper fidelities the designs that the acquisition, a function of the target, finds best compete once
+        more: design and fidelity with the largest gain for its cost are chosen. Only results at the target take a
+        design out of the race, but it is not tried at the same fidelity or a cheaper one again.
 
         Args:
             observations: at least one.
@@ -97,27 +140,75 @@ class Proposer:
         Returns:
             None when no such design is left or, without the polish, was drawn.
         """
+        observations = self._comparable(observations)
         model = self.model(_informative(observations))
         told = torch.unique(self.encode([observation.point for observation in observations]), dim=0)
         centres = self._centres(told, model.mean(told), rng)
-        model.pending(self.encode(list(dict.fromkeys(pending))))
-        values: Acquisition = MixtureLogEI(model, max(observation.value for observation in observations)).values
-        if infeasible:
-            values = self._constrained(values, told, self.encode(infeasible))
-        exclude = self.encode([o.point for o in observations] + [*failures, *pending])
-        if not self._polish:
-            drawn = self.optimizer.draw(values, rng, centres, exclude)
-            return None if drawn is None else self.space.decode(drawn.numpy())
-        candidates, _ = self.optimizer.optimize(values, rng, centres, exclude)
-        return self.space.decode(candidates[0].numpy()) if len(candidates) else None
+        incumbent = self._incumbent(model, observations)
+        running = list(dict.fromkeys(pending))
+        fidelities = torch.tensor([suggestion.fidelity for suggestion in running], dtype=torch.long)
+        model.pending(self.encode([suggestion.point for suggestion in running]), fidelities)
+        values: Acquisition = MixtureLogEI(model, incumbent).values
+        feasible = (
+            Feasibility(self._kernels, told, torch.unique(self.encode(infeasible), dim=0)) if infeasible else None
+        )
+        tried = [Suggestion(o.point, o.fidelity) for o in observations] + list(pending)
+        exclude = self.encode([t.point for t in tried if t.fidelity == 0] + list(failures))
+        designs = self._best(_constrained(values, feasible), rng, centres, exclude)
+        if not len(designs):
+            return None
+        best = [self.space.decode(design.numpy()) for design in designs[:_COMPARED]]
+        if len(self.costs) == 1:
+            return Suggestion(best[0])
 
-    def _constrained(self, values: Acquisition, good: Tensor, bad: Tensor) -> Acquisition:
-        """Log EI with the chance that a design ends well; the order of the failures does not matter."""
-        feasibility = Feasibility(self._kernels, good, torch.unique(bad, dim=0))
-        return lambda x: values(x) + feasibility.log_weight(x)
+        def log_gain(x: Tensor, fidelity: int) -> Tensor:
+            return _constrained(lambda at: log_expected_gain(model, at, incumbent, fidelity), feasible)(x)
+
+        near = [point for centre in best[:_WITH_NEIGHBOURS] for point in self.space.neighbours(centre)]
+        given_up = set(failures)
+        points = [point for point in dict.fromkeys([*best, *near]) if point not in given_up]
+        return self._most_gain(points, tried, log_gain)
+
+    def _best(self, values: Acquisition, rng: np.random.Generator, centres: Tensor, exclude: Tensor) -> Tensor:
+        """Designs [m, D] with large values, best first; the first one is what the optimiser ends with."""
+        if self._polish:
+            return self.optimizer.optimize(values, rng, centres, exclude)[0]
+        drawn = self.optimizer.draw(values, rng, centres, exclude)
+        return exclude[:0] if drawn is None else drawn[None]
+
+    def _most_gain(
+        self, points: Sequence[Point], tried: Sequence[Suggestion], log_gain: Callable[[Tensor, int], Tensor]
+    ) -> Suggestion:
+        """The design and fidelity with the largest gain for its cost."""
+        x = self.encode(points)
+        cheapest = {point: len(self.costs) for point in points}
+        for known in tried:
+            if known.point in cheapest:
+                cheapest[known.point] = min(cheapest[known.point], known.fidelity)
+        due = target_is_due(self.costs, [known.fidelity for known in tried])
+        best, chosen = -math.inf, Suggestion(points[0])
+        for fidelity, cost in enumerate(self.costs[:1] if due else self.costs):
+            gains = rounded(log_gain(x, fidelity) - math.log(cost)).tolist()
+            for point, gain in zip(points, gains, strict=True):
+                if fidelity < cheapest[point] and gain > best:
+                    best, chosen = gain, Suggestion(point, fidelity)
+        return chosen
+
+    def _comparable(self, observations: Sequence[Observation]) -> Sequence[Observation]:
+        return comparable(observations) if len(self.costs) > 1 else observations
+
+    def _incumbent(self, model: StructuredMixture, observations: Sequence[Observation]) -> float:
+        """The best noisy observation, each as it would be at the target."""
+        best = []
+        for fidelity in {observation.fidelity for observation in observations}:
+            here = [observation for observation in observations if observation.fidelity == fidelity]
+            y = torch.tensor([observation.value for observation in here], dtype=torch.float64)
+            best.append(float(model.at_target(self.encode([o.point for o in here]), y, fidelity).max()))
+        return max(best)
 
     def recommend(self, observations: Sequence[Observation], count: int) -> list[Recommendation]:
         """The evaluated designs with the highest posterior means, with credible intervals; best first."""
+        observations = self._comparable(observations)
         points = list(dict.fromkeys(observation.point for observation in observations))
         model, x = self.model(observations), self.encode(points)
         means = model.mean(x)
@@ -140,6 +231,11 @@ class Proposer:
         drawn = self.encode([self.space.sample(rng) for _ in range(len(best))])
         redrawn = torch.from_numpy(rng.random(best.shape)) < 0.2
         return torch.cat([best, torch.where(redrawn, drawn, best)])
+
+
+def _constrained(values: Acquisition, feasibility: Feasibility | None) -> Acquisition:
+    """Log of a gain with the chance that a design ends well, where failures tell it; their order does not matter."""
+    return values if feasibility is None else lambda x: values(x) + feasibility.log_weight(x)
 
 
 def _informative(observations: Sequence[Observation]) -> Sequence[Observation]:

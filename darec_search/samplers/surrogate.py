@@ -10,7 +10,8 @@ Williams 2006, ch. 2; the marginal is a Student t), an entry's score is
 and its amplitude is (yᵀK⁻¹y + 2) / (n + 2). No hyperparameter is fitted by gradients: with few noisy points the average
 over a bank is steadier than any maximum.
 
-After a warm start y above is what the entry's prior mean leaves of the observations (`prior.py`).
+After a warm start y above is what the entry's prior mean leaves of the observations (`prior.py`). With observations of
+cheaper fidelities K has their links too (`fidelity.py`); f is the objective at the target.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from botorch.posteriors.gpytorch import GPyTorchPosterior
 from gpytorch.distributions import MultivariateNormal
 from scipy import special
 from torch import Tensor
+
+from darec_search.samplers.fidelity import Links
 
 _NEGLIGIBLE = 0.01
 """Weight, relative to the best entry's, below which an entry is left out."""
@@ -73,18 +76,20 @@ class Data:
         x: [n, D] encoded points.
         y: [n] values, larger is better.
         noise_scale: [n] noise variance of each relative to the typical one.
+        fidelity: [n] of each, 0 the target; None where all are of the target.
     """
 
     x: Tensor
     y: Tensor
     noise_scale: Tensor
+    fidelity: Tensor | None = None
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor, stderr: Sequence[float | None]) -> Data:
+    def of(cls, x: Tensor, y: Tensor, stderr: Sequence[float | None], fidelity: Tensor | None = None) -> Data:
         """Build it from standard errors, None where unknown; their median is the typical one."""
         known = torch.tensor([s if s is not None and s > 0 else float("nan") for s in stderr], dtype=torch.float64)
         relative = (known / known.nanmedian()) ** 2
-        return cls(x, y, relative.nan_to_num(1.0).clamp(0.05, 20.0))
+        return cls(x, y, relative.nan_to_num(1.0).clamp(0.05, 20.0), fidelity)
 
 
 class StructuredMixture(Model):
@@ -97,6 +102,7 @@ class StructuredMixture(Model):
         noise: [M] noise ratio of each.
         keep: entries kept, best first, at most M.
         trend: the entries' prior means; none by default.
+        links: of the entries' fidelities, where the data are of several.
     """
 
     def __init__(
@@ -107,40 +113,47 @@ class StructuredMixture(Model):
         noise: Tensor,
         keep: int = 12,
         trend: Trend | None = None,
+        links: Links | None = None,
     ) -> None:
         super().__init__()
         self._kernels = kernels
         self._mean = data.y.mean()
         spread = data.y.std(correction=0)
         self._spread = spread if spread > 1e-12 * max(1.0, float(data.y.abs().max())) else torch.ones_like(spread)
-        scores = _scores(kernels, self._thinned(data), weightings, noise, trend)
+        scores = _scores(_Prior(kernels, weightings, noise, trend, links), self._thinned(data))
         kept = torch.sort(scores, descending=True, stable=True).indices[:keep]
         # With many results a few entries explain nearly everything; the others would only cost time.
         kept = kept[scores[kept] >= scores[kept[0]] + math.log(_NEGLIGIBLE)]
+        self.kept = kept
+        """Places in the bank of the entries that make the mixture, best first."""
         self.weights = torch.softmax(scores[kept], 0)
         self.weightings, self.noise = weightings[kept], noise[kept]
         self._trend = trend.of(kept) if trend else None
-        self._condition(data.x, _residuals(data.x, self._standardise(data.y), self._trend), data.noise_scale)
+        self._links = links.of(kept) if links else None
+        self._prior = _Prior(kernels, self.weightings, self.noise, self._trend, self._links)
+        standard = Data(data.x, self._standardise(data.y), data.noise_scale, data.fidelity)
+        self._condition(standard, self._prior.residuals(standard))
 
-    def _condition(self, x: Tensor, y: Tensor, noise_scale: Tensor) -> None:
-        """Observations [n, D] and what they leave to explain: [n], or [C, n] where the entries differ in it."""
-        self._x, self._noise_scale = x, noise_scale
-        self._cholesky = _cholesky(self._kernels.gram(x, x), self.weightings, self.noise, noise_scale)
+    def _condition(self, data: Data, y: Tensor) -> None:
+        """Observations and what they leave to explain: [n], or [C, n] where the entries differ in it."""
+        self._data, self._x = data, data.x
+        self._cholesky = self._prior.cholesky(data)
         self._alpha = torch.cholesky_solve(y[..., None].expand(len(self.weights), -1, 1), self._cholesky)[..., 0]
-        self._amplitude = ((self._alpha * y).sum(1) + 2) / (len(x) + 2)
-        identity = torch.eye(len(x), dtype=torch.float64)
+        self._amplitude = ((self._alpha * y).sum(1) + 2) / (len(self._x) + 2)
+        identity = torch.eye(len(self._x), dtype=torch.float64)
         self._inverse = torch.linalg.solve_triangular(self._cholesky, identity, upper=False)
 
     def _standardise(self, y: Tensor) -> Tensor:
         return (y - self._mean) / self._spread
 
     @staticmethod
-    def _thinned(data: Data) -> tuple[Tensor, Tensor, Tensor]:
+    def _thinned(data: Data) -> Data:
         keep = torch.linspace(0, len(data.y) - 1, min(len(data.y), _SCORED_AT_MOST)).round().long()
         y = data.y[keep]
         spread = y.std(correction=0)
         y = (y - y.mean()) / (spread if spread > 0 else 1.0)
-        return data.x[keep], y, data.noise_scale[keep]
+        fidelity = None if data.fidelity is None else data.fidelity[keep]
+        return Data(data.x[keep], y, data.noise_scale[keep], fidelity)
 
     @property
     def points(self) -> Tensor:
@@ -157,43 +170,90 @@ class StructuredMixture(Model):
         """No batch of models: the mixture is inside the posterior."""
         return torch.Size([])
 
-    def pending(self, x: Tensor) -> None:
+    def pending(self, x: Tensor, fidelity: Tensor | None = None) -> None:
         """Take designs under way into account: each is believed to end at its posterior mean.
 
         A Gaussian process's mean does not move when it is told its own mean, so only the variances shrink.
+
+        Args:
+            x: [p, D] encoded points.
+            fidelity: [p] of each, where the data have fidelities.
         """
         if not len(x):
             return
-        count = len(x)
+        count, told = len(x), self._data
         alpha, amplitude = self._alpha, self._amplitude
-        noise_scale = torch.cat([self._noise_scale, torch.ones(count, dtype=torch.float64)])
-        self._condition(torch.cat([self._x, x]), torch.zeros(len(noise_scale), dtype=torch.float64), noise_scale)
+        noise_scale = torch.cat([told.noise_scale, torch.ones(count, dtype=torch.float64)])
+        fidelities = None
+        if told.fidelity is not None:
+            fidelities = torch.cat([told.fidelity, torch.zeros(count).long() if fidelity is None else fidelity])
+        nothing = torch.zeros(len(noise_scale), dtype=torch.float64)
+        self._condition(Data(torch.cat([self._x, x]), nothing, noise_scale, fidelities), nothing)
         self._alpha = torch.cat([alpha, torch.zeros(len(alpha), count, dtype=torch.float64)], dim=1)
         self._amplitude = amplitude
 
-    def marginals(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def marginals(self, x: Tensor, fidelity: int = 0) -> tuple[Tensor, Tensor]:
         """Posterior mean and variance of f at each point, per component.
 
         Args:
             x: [m, D] encoded points.
+            fidelity: the target, or a cheaper one that the data have.
 
         Returns:
             means [C, m] and variances [C, m], in the objective's units.
         """
-        cross = _combine(self._kernels.gram(self._x, x), self.weightings)
-        prior = 1 + self.weightings @ self._kernels.diagonal(x)
+        cross = self._cross(x, fidelity)
+        prior = self._prior.variance(x, fidelity)
         mean = torch.einsum("cnm,cn->cm", cross, self._alpha)
         if self._trend:
-            mean = mean + self._trend(x)
+            mean = mean + self._prior.expected(x, fidelity)
         explained = (self._inverse @ cross).square().sum(1)
         variance = (prior - explained).clamp_min(1e-10) * self._amplitude[:, None]
         return self._mean + self._spread * mean, self._spread**2 * variance
 
+    def at_target(self, x: Tensor, y: Tensor, fidelity: int) -> Tensor:
+        """Noisy observations [m] at a fidelity as they would be at the target: its mean, and their residuals."""
+        if fidelity == 0 or self._links is None:
+            return y
+        scale = self._links.signal[:, fidelity, fidelity, None].sqrt()
+        residuals = (y - self.marginals(x, fidelity)[0]) / scale
+        return self.weights @ (self.marginals(x)[0] + residuals)
+
+    def learnable(self, x: Tensor, fidelity: int) -> Tensor:
+        """By how much a noisy observation at a fidelity lowers the variance of f at the target there.
+
+        Args:
+            x: [m, D] encoded points.
+            fidelity: one that the data have, or the target.
+
+        Returns:
+            [C, m] falls of the variances, in the objective's units.
+        """
+        target, seen = self._inverse @ self._cross(x), self._inverse @ self._cross(x, fidelity)
+        prior, noise = self._prior.variance(x, 0), self.noise
+        if self._links is not None:
+            prior = prior * self._links.signal[:, fidelity, 0, None]
+            noise = noise * self._links.noise[:, fidelity]
+        shared = prior - (target * seen).sum(1)
+        variance = (self._prior.variance(x, fidelity) - seen.square().sum(1)).clamp_min(1e-10)
+        fall = shared.square() / (variance + noise[:, None]) * self._amplitude[:, None]
+        return self._spread**2 * fall
+
+    def _cross(self, x: Tensor, fidelity: int = 0) -> Tensor:
+        """[C, n, m] prior covariance of the observations with f at a fidelity."""
+        cross = _combine(self._kernels.gram(self._x, x), self.weightings)
+        if self._links is None or self._data.fidelity is None:
+            return cross
+        return self._links.toward(cross, self._data.fidelity, fidelity)
+
     def mean(self, x: Tensor) -> Tensor:
         """[m] posterior mean of the mixture."""
         # Σ_c w_c Σ_b W_cb k_b α_c, summed over c first: no [C, n, m].
-        parts = torch.einsum("c,cb,cn->bn", self.weights, self.weightings, self._alpha)
-        mean = self.weights @ self._alpha.sum(1) + torch.einsum("bnm,bn->m", self._kernels.gram(self._x, x), parts)
+        alpha = self._alpha
+        if self._links is not None and self._data.fidelity is not None:
+            alpha = alpha * self._links.signal[:, self._data.fidelity, 0]
+        parts = torch.einsum("c,cb,cn->bn", self.weights, self.weightings, alpha)
+        mean = self.weights @ alpha.sum(1) + torch.einsum("bnm,bn->m", self._kernels.gram(self._x, x), parts)
         if self._trend:
             mean = mean + self.weights @ self._trend(x)
         return self._mean + self._spread * mean
@@ -298,7 +358,7 @@ class StructuredMixture(Model):
         """[b, C, q, q] posterior covariance of f, b sets of q points."""
         sets = []
         for x in x_bqd:
-            projected = self._inverse @ _combine(self._kernels.gram(self._x, x), self.weightings)
+            projected = self._inverse @ self._cross(x)
             prior = _combine(self._kernels.gram(x, x), self.weightings)
             covariance = (prior - projected.transpose(-1, -2) @ projected) * self._amplitude[:, None, None]
             sets.append(covariance * self._spread**2)
@@ -310,26 +370,52 @@ def _combine(gram_bnm: Tensor, weightings_cb: Tensor) -> Tensor:
     return 1 + (weightings_cb @ gram_bnm.flatten(1)).reshape(-1, *gram_bnm.shape[1:])
 
 
-def _cholesky(gram_bnn: Tensor, weightings: Tensor, noise: Tensor, noise_scale: Tensor) -> Tensor:
-    """Cholesky factors [C, n, n] of K. The noise keeps K well conditioned."""
-    covariance = _combine(gram_bnn, weightings)
-    covariance.diagonal(dim1=-2, dim2=-1).add_(noise[:, None] * noise_scale)
-    return torch.linalg.cholesky(covariance)
+@dataclass(frozen=True)
+class _Prior:
+    """What M bank entries believe before any observation; the fields are those of `StructuredMixture`."""
+
+    kernels: Kernels
+    weightings: Tensor
+    noise: Tensor
+    trend: Trend | None
+    links: Links | None
+
+    def cholesky(self, data: Data) -> Tensor:
+        """Factors [M, n, n] of K. The noise keeps K well conditioned."""
+        covariance, noise = _combine(self.kernels.gram(data.x, data.x), self.weightings), self.noise[:, None]
+        if self.links is not None and data.fidelity is not None:
+            covariance = self.links.among(covariance, data.fidelity)
+            noise = noise * self.links.noise[:, data.fidelity]
+        covariance.diagonal(dim1=-2, dim2=-1).add_(noise * data.noise_scale)
+        return torch.linalg.cholesky(covariance)
+
+    def variance(self, x: Tensor, fidelity: int) -> Tensor:
+        """[M, m] of f at each point."""
+        variance = 1 + self.weightings @ self.kernels.diagonal(x)
+        return variance if self.links is None else self.links.variance(variance, fidelity)
+
+    def expected(self, x: Tensor, fidelity: int) -> Tensor | float:
+        """[M, m] mean of f at each point; 0 without a trend."""
+        if self.trend is None:
+            return 0.0
+        mean = self.trend(x)
+        return mean if self.links is None else mean * self.links.signal[:, fidelity, 0, None]
+
+    def residuals(self, data: Data) -> Tensor:
+        """What the prior means leave of y [n]: [M, n], or y itself without any."""
+        if self.trend is None:
+            return data.y
+        mean = self.trend(data.x)
+        if self.links is not None and data.fidelity is not None:
+            mean = mean * self.links.signal[:, data.fidelity, 0]
+        return data.y - mean
 
 
-def _scores(
-    kernels: Kernels, data: tuple[Tensor, Tensor, Tensor], weightings: Tensor, noise: Tensor, trend: Trend | None
-) -> Tensor:
+def _scores(prior: _Prior, data: Data) -> Tensor:
     """[M] log marginal likelihoods with the amplitude integrated out."""
-    x, y, noise_scale = data
-    factor = _cholesky(kernels.gram(x, x), weightings, noise, noise_scale)
-    residuals = _residuals(x, y, trend)[..., None].expand(len(noise), -1, 1)
+    factor = prior.cholesky(data)
+    residuals = prior.residuals(data)[..., None].expand(len(prior.noise), -1, 1)
     whitened = torch.linalg.solve_triangular(factor, residuals, upper=False)
     fit = whitened.square().sum((1, 2))
     half_log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(1)
-    return -(len(y) + 2) / 2 * torch.log(fit + 2) - half_log_det
-
-
-def _residuals(x: Tensor, y: Tensor, trend: Trend | None) -> Tensor:
-    """What the prior means leave of y [n]: [M, n], or y itself without any."""
-    return y - trend(x) if trend else y
+    return -(len(data.y) + 2) / 2 * torch.log(fit + 2) - half_log_det

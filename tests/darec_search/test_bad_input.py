@@ -128,11 +128,29 @@ def test_a_study_file_that_is_not_there(capsys, tmp_path):
         ({"data": {"path": "nowhere"}}, ["nowhere", "data prepare"]),
         ({"search": {"sampler": "tpe"}}, ["search.sampler", "optuna_tpe"]),
         ({"search": {"sampler_options": {"begin": 3}}}, ["search.sampler_options.begin"]),
+        ({"search": {"sampler": "random", "fidelities": [{"users_fraction": 0.5}]}}, ["search.fidelities", "ax_bayes"]),
+        ({"search": {"epochs": 2, "fidelities": [{"epochs": 2}]}}, ["search.fidelities.0", "no cheaper trial"]),
+        ({"search": {"epochs": 2, "fidelities": [{"epochs": 3, "users_fraction": 0.1}]}}, ["search.fidelities.0"]),
+        (
+            {"search": {"epochs": 2, "fidelities": [{"epochs": 1}, {"users_fraction": 0.5}]}},
+            ["search.fidelities.1", "costs as much"],
+        ),
         ({"search": {"fixed_architecture": "SPS"}}, ["search.fixed_architecture", "2"]),
         ({"model": {"backbone": {"name": "./no-folder"}}}, ["model.backbone.name", "does not exist"]),
         ({"model": {"adapters": {"replacement_frequency": 3}}}, ["replacement_frequency", "at most 2"]),
     ],
-    ids=["data", "sampler", "sampler-option", "architecture", "backbone", "frequency"],
+    ids=[
+        "data",
+        "sampler",
+        "sampler-option",
+        "refused",
+        "as-dear",
+        "longer",
+        "same-cost",
+        "architecture",
+        "backbone",
+        "frequency",
+    ],
 )
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_values_that_cannot_be(capsys, tmp_path, data, sections, words, command):

@@ -123,6 +123,9 @@ def test_check_says_what_would_run_and_writes_no_study(capsys, home, tmp_path):
     said = capsys.readouterr().out
     assert "2 trials for λ, in a grid, at the architecture serial" in said
     assert "3 trials proposed by random" in said
+    cheaper = ["--set", "search.sampler=ax_bayes", "--set", "search.fidelities=[{users_fraction: 0.3}]"]
+    assert cli.main(["check", str(file), *cheaper]) == 0
+    assert f"on {round(0.3 * USERS)} users count 0.50 of a trial" in capsys.readouterr().out
     assert not (tmp_path / "other").exists()
 
 

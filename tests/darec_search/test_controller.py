@@ -337,6 +337,61 @@ def test_a_search_stopped_after_any_row_goes_on_as_if_it_had_not_been(tmp_path):
         assert said(run(Study.load(study.folder), slots=1, of=with_curve)) == said(whole)
 
 
+def by_length(spec):
+    """The outcome of a trial as long as its fidelity says; a longer one is worth more, with the same order."""
+    value = outcome(spec)[1].metrics["mrr"] + 0.02 * int(spec.id[:2], 16) / 256
+    rows = [
+        {"epoch": epoch, "seconds": 2.0 * epoch, "mrr": 2 + value * epoch, "log_likelihood": 2 + value * epoch}
+        for epoch in range(1, spec.fidelity.epochs + 1)
+    ]
+    metrics = {name: rows[-1][name] for name in ("mrr", "log_likelihood")}
+    return 2.0 * len(rows), RunResult(status="finished", metrics=metrics, curve=rows)
+
+
+def with_fidelities(folder, trials=8, fidelities=({"epochs": 1}, {"users_fraction": 0.25}), **search_fields):
+    fields = {"sampler": "ax_bayes", "sampler_options": {"start": 3, "bank": 8}, "epochs": EPOCHS}
+    return tiny(folder, "joint", trials=trials, fidelities=list(fidelities), **{**fields, **search_fields})
+
+
+def costs(trials):
+    return sum(trial.spec.fidelity.users_fraction * len(trial.result.curve) for trial in trials) / (0.5 * EPOCHS)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_cheaper_trials_count_by_their_cost_and_their_designs_are_recommended(tmp_path, slots):
+    study = with_fidelities(tmp_path / "s")
+    trials = run(study, slots, of=by_length)
+    lengths = Counter((trial.spec.fidelity.users_fraction, trial.spec.fidelity.epochs) for trial in trials)
+    assert set(lengths) == {(0.5, 4), (0.25, 4), (0.5, 1)}
+    assert len(trials) > 8
+    assert 7 < costs(trials) <= 8
+    # a design that is tried again has a seed of its own
+    assert len({(trial.spec.bits, trial.spec.weights["align"], trial.spec.seed) for trial in trials}) == len(trials)
+    best = [point for arm, point in promotion.candidates(study).items() if arm.startswith("best")]
+    assert set(best) <= {trial.spec.point for trial in trials}
+    whole = {trial.spec.point for trial in trials if trial.spec.fidelity.cost == 2.0}
+    assert set(promotion.search_values(study, "mrr")) == whole
+
+
+def test_a_search_with_fidelities_stopped_after_any_event_goes_on_as_if_it_had_not_been(tmp_path):
+    whole = run(with_fidelities(tmp_path / "whole", trials=6), slots=1, of=by_length)
+    for events in range(0, 30, 4):
+        study = with_fidelities(tmp_path / f"{events}", trials=6)
+        with pytest.raises(Stopped):
+            run(study, slots=1, of=by_length, on_event=stop_after(events))
+        again = run(Study.load(study.folder), slots=1, of=by_length)
+        assert [trial.spec for trial in again] == [trial.spec for trial in whole]
+
+
+def test_trials_at_fidelities_that_the_config_has_no_more_are_left_out(tmp_path):
+    run(with_fidelities(tmp_path / "s"), of=by_length)
+    study = with_fidelities(tmp_path / "s", fidelities=[])
+    before = len(study.trials())
+    trials = run(study, of=by_length)
+    assert all(trial.spec.fidelity.cost == 2.0 for trial in trials[before:])
+    assert sum(trial.spec.fidelity.cost == 2.0 for trial in trials) == 8
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_stop_the_study(number):
     before = signal.getsignal(number)

@@ -41,6 +41,16 @@ def test_it_counts_the_trials_for_the_loss_weights(shop, way, trials):
     assert plan.searching == 5 + plan.weight_trials + plan.weights_again_trials
 
 
+def test_cheaper_trials_are_priced(shop):
+    fidelities = [{"epochs": 1, "users_fraction": 0.3}, {"users_fraction": 0.3}]
+    plan = plan_of(shop, search={"sampler": "ax_bayes", "epochs": 4, "fidelities": fidelities})
+    assert [(cheaper.epochs, cheaper.users) for cheaper in plan.cheaper] == [
+        (4, round(0.3 * USERS)),
+        (1, round(0.3 * USERS)),
+    ]
+    assert [cheaper.share for cheaper in plan.cheaper] == pytest.approx([0.5, 0.125])
+
+
 @pytest.mark.parametrize("search", [{"strategy": "joint"}, {"weights": {"align": [0.1]}}, {"weights": {}}])
 def test_without_a_grid_there_are_no_grid_trials(shop, search):
     assert plan_of(shop, search=search).weight_trials == 0

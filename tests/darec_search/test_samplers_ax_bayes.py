@@ -10,6 +10,30 @@ from darec_search.samplers.base import spread
 from darec_search.space import Point, SearchSpace
 
 
+def test_without_fidelities_proposals_are_what_they_were_before_there_were_any() -> None:
+    """Recorded with the version before; a search that was begun with it goes on as it would have done."""
+    rng, space = np.random.default_rng(7), SearchSpace(3, weights={"align": [0.1, 0.5, 1.0], "collaborative": [0.5]})
+    sampler, running, asked = create("ax_bayes", space, 1), [], []
+    for number in range(14):
+        while len(running) < 3:
+            running.append(sampler.ask(running))
+            asked.append("".join(map(str, running[-1].bits)) + f"/{running[-1].weights['align']:g}")
+        done = running.pop(0)
+        if number == 4:
+            sampler.tell_failed(done, "out of memory")
+            continue
+        bits = np.array(done.bits)
+        value = bits[::3].sum() - 0.5 * bits[1::3].sum() + 0.3 * bits[2] * bits[5] + sum(done.weights.values())
+        sampler.tell(done, float(value + 0.3 * rng.normal()), 0.1 if number == 6 else None)
+    assert asked[6:] == [
+        "101101100/0.5", "101100100/0.1", "101100100/0.5", "101101100/1", "101101101/0.5", "100100100/1",
+        "101100100/1", "101100101/1", "101101101/1", "100101101/1",
+    ]  # fmt: skip
+    (row,) = sampler.recommend()
+    assert row.point == Point((1, 0, 1, 1, 0, 0, 1, 0, 0), {"align": 1.0, "collaborative": 0.5})
+    assert row.mean == pytest.approx(float.fromhex("0x1.29519b8c44fdcp+2"), rel=1e-9)
+
+
 def test_ax_holds_the_experiment() -> None:
     space = SearchSpace(2, weights={"align": [0.1, 0.5]})
     sampler = create("ax_bayes", space, 0)

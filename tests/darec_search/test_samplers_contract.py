@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from darec_search.samplers import SAMPLERS, create
-from darec_search.samplers.base import Sampler
+from darec_search.samplers.base import Sampler, Suggestion
 from darec_search.space import Point, SearchSpace
 from trainer.errors import BadInput
 
@@ -257,3 +257,31 @@ def test_what_fails_as_often_as_it_ends_well_is_recommended_last(make: Callable[
     assert sampler.recommend(100)[-1].point == top
     sampler.tell(top, 10.0)
     assert sampler.best() == top
+
+
+def test_without_fidelities_a_suggestion_is_a_question_for_the_target(make: Callable[..., Sampler]) -> None:
+    space = SPACES["weights"]
+    sampler = replay(make(space, 0), drawn(space, 8))
+    running = [space.sample(np.random.default_rng(3))]
+    assert sampler.suggest([Suggestion(point) for point in running]) == Suggestion(sampler.ask(running))
+
+
+def test_cheaper_fidelities_are_learned_from_or_refused_in_a_sentence(make: Callable[..., Sampler]) -> None:
+    sampler = make(SPACES["bits"], 0)
+    if not sampler.learns_from_fidelities:
+        with pytest.raises(ValueError, match="does not learn from cheaper evaluations"):
+            sampler.use_fidelities([0.5])
+        return
+    sampler.use_fidelities([0.5])
+    asked = []
+    for _ in range(9):
+        asked.append(sampler.suggest())
+        assert asked[-1].point in sampler.space
+        assert asked[-1].fidelity in (0, 1)
+        sampler.tell(asked[-1].point, objective(asked[-1].point), fidelity=asked[-1].fidelity)
+    assert {suggestion.fidelity for suggestion in asked} == {0, 1}
+
+
+def test_a_sampler_without_fidelities_is_bad_input_for_a_study_with_them() -> None:
+    with pytest.raises(BadInput, match=r"search\.fidelities: random does not learn.*ax_bayes"):
+        create("random", SPACES["bits"], 0, costs=[0.5])

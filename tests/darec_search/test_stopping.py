@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darec_search.stopping import Finished, below_median, is_foretold, predict, unlikely_to_win
+from darec_search.space import Point
+from darec_search.stopping import EarlyStopping, Finished, below_median, is_foretold, predict, unlikely_to_win
+from darec_search.study import Trial
+from darec_search.trial import Fidelity, make_spec
+from trainer.training.result import RunResult
 
 EPOCHS = 5
 RISE = 1 - 0.5 ** np.arange(1, EPOCHS + 1)
@@ -139,3 +143,19 @@ def test_a_finished_curve_that_patience_cut_short_counts_with_what_it_reached():
     trials = finished(6)
     short = Finished(trials[0].curve[:2], max(trials[0].curve[:2]))
     assert predict([short, *trials[1:]], [1.0, 2.0, 3.0]) is not None
+
+
+def test_a_trial_is_judged_by_trials_of_its_own_fidelity(tmp_path):
+    def trial(number, epochs, quality):
+        rows = [{"epoch": k + 1.0, "mrr": float(quality * RISE[k])} for k in range(epochs)]
+        fidelity = Fidelity(users_fraction=1.0, epochs=epochs)
+        spec = make_spec("s", number, "joint", Point((0, 0, 0)), number, fidelity)
+        result = RunResult(status="finished", metrics={"mrr": rows[-1]["mrr"]}, curve=rows)
+        return Trial(spec, result, tmp_path / str(number))
+
+    stopping = EarlyStopping("median", "mrr", min_finished=6)
+    for number in range(6):
+        stopping.ended(trial(number, 3, 10.0 + number))
+    poor, poor_but_longer = trial(10, 3, 5.0), trial(11, 4, 5.0)
+    assert stopping.look(poor, poor.result.curve[0]) is not None
+    assert stopping.look(poor_but_longer, poor_but_longer.result.curve[0]) is None
