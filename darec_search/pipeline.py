@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from darec_search import final_models, planning, promotion, runners
 from darec_search.config import StudyConfig
-from darec_search.controller import search, search_fidelities, search_fidelity
+from darec_search.controller import search, search_fidelities
 from darec_search.export import export
 from darec_search.insight import write_insight
 from darec_search.promotion import Promotion

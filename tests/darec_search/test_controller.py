@@ -367,10 +367,10 @@ def test_cheaper_trials_count_by_their_cost_and_their_designs_are_recommended(tm
     assert 7 < costs(trials) <= 8
     # a design that is tried again has a seed of its own
     assert len({(trial.spec.bits, trial.spec.weights["align"], trial.spec.seed) for trial in trials}) == len(trials)
-    best = [point for arm, point in promotion.candidates(study).items() if arm.startswith("best")]
+    best = [point for arm, point in arms.candidates(study).items() if arm.startswith("best")]
     assert set(best) <= {trial.spec.point for trial in trials}
     whole = {trial.spec.point for trial in trials if trial.spec.fidelity.cost == 2.0}
-    assert set(promotion.search_values(study, "mrr")) == whole
+    assert set(arms.search_values(study, "mrr")) == whole
 
 
 def test_a_search_with_fidelities_stopped_after_any_event_goes_on_as_if_it_had_not_been(tmp_path):
