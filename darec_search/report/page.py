@@ -12,10 +12,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from darec_search.credentials import redact
 from darec_search.report.facts import NAMES, Facts, Sentence, gather, headline, sentence, verdict
 from darec_search.report.pictures import inline_svg, pictures, save
 from darec_search.study import Study, Trial, best_trial
-from darec_search.tracking.base import redact
 from trainer.architecture import Architecture
 from trainer.training.result import write_atomic
 

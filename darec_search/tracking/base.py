@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Protocol
-
-_PASSWORD = re.compile(r"(?<=://)([^/@\s]*?):([^/\s]*)@")
-_SECRET_OPTION = re.compile(r"([?&](?:[\w.-]*(?:password|passwd|pwd|token|secret|key)[\w.-]*)=)[^&\s]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -47,8 +43,3 @@ class Tracker(Protocol):
             Exception: whatever the tracker's library raises in the middle of the work.
         """
         ...
-
-
-def redact(text: str) -> str:
-    """The text with the passwords of all URIs in it replaced by `***`."""
-    return _SECRET_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))

@@ -35,8 +35,9 @@ from mlflow import MlflowClient  # noqa: E402 - after its environment
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 
+from darec_search.credentials import redact, resolve  # noqa: E402
 from darec_search.study import Study  # noqa: E402
-from darec_search.tracking.base import Synced, redact  # noqa: E402
+from darec_search.tracking.base import Synced  # noqa: E402
 from darec_search.tracking.records import FINAL, STUDY, Measurement, Record, records  # noqa: E402
 from trainer.errors import BadInput  # noqa: E402
 
@@ -77,7 +78,8 @@ class MlflowTracker:
 
     Args:
         study: the study to show.
-        uri: tracking URI; the config's, or `mlflow.db` inside the study folder, when None.
+        uri: tracking URI, in which `${NAME}` is an environment variable; when None the config's, or `mlflow.db` inside
+            the study folder.
     """
 
     def __init__(self, study: Study, uri: str | None = None) -> None:
@@ -118,10 +120,11 @@ class MlflowTracker:
         return Synced(len(self._runs), self._created, self._updated, self.location, model)
 
     def _connect(self) -> MlflowClient:
+        uri = resolve(self._uri, "tracking.uri")
         try:
-            client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             name = self._study.config.tracking.experiment or self._study.config.name
-            self._experiment = _experiment(client, name, _artifact_location(self._uri))
+            self._experiment = _experiment(client, name, _artifact_location(uri))
             self._runs = self._known_runs(client)
         except Exception as error:
             text = f"{self.location}: MLflow cannot be reached or does not accept this URI ({_reason(error)})"

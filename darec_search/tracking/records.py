@@ -16,8 +16,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import ValidationError
 
+from darec_search.credentials import redact
 from darec_search.study import Study, Trial, best_trial
-from darec_search.tracking.base import redact
 from trainer.architecture import SLOTS, Architecture
 from trainer.config import RunConfig
 from trainer.training.result import Row, RunResult
