@@ -54,7 +54,7 @@ def test_references_are_resolved_when_they_are_used(monkeypatch):
     assert resolve("postgresql://ann:${WORD}@db/x", "tracking.uri") == "postgresql://ann:a%40b%2Fc%3Ad@db/x"
     assert resolve("${WHOLE}", "tracking.uri") == "http://host:1/"
     monkeypatch.delenv("WORD")
-    with pytest.raises(BadInput, match="tracking.uri: the environment variable WORD is not set"):
+    with pytest.raises(BadInput, match="environment variable WORD is not set"):
         resolve("postgresql://ann:${WORD}@db/x", "tracking.uri")
 
 
