@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -40,19 +41,23 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def process(folder: Path, name: str, *command: str, **environment: str) -> Iterator[subprocess.Popen]:
-    """A process with a log; it and all that it has started are gone at the end."""
+def process(folder: Path, name: str, *command: str) -> Iterator[subprocess.Popen]:
+    """A process with a log, told to end at the end."""
     with (folder / f"{name}.log").open("w") as log:
-        started = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | environment, cwd=folder)
+        started = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     try:
         yield started
     finally:
-        family = [*psutil.Process(started.pid).children(recursive=True), psutil.Process(started.pid)]
         started.terminate()
-        _, alive = psutil.wait_procs(family, timeout=20)
-        for left in alive:
-            left.kill()
-        started.wait()
+        started.wait(timeout=60)
+
+
+def kill_family(token: str) -> None:
+    """End whatever a node has left behind, told by the token that only this cluster's processes know."""
+    for found in psutil.process_iter():
+        with suppress(psutil.Error):
+            if found.environ().get("RAY_AUTH_TOKEN") == token and found.pid != os.getpid():
+                found.kill()
 
 
 def wait_for(what: str, ready: Callable[[], object], every_s: float = 0.3) -> None:
@@ -68,6 +73,20 @@ def answers(url: str) -> bool:
             return response.status == 200
     except OSError:
         return False
+
+
+def started_node(
+    stack: ExitStack, folder: Path, name: str, command: list[str], ready: Callable[[], object], tries: int = 5
+) -> None:
+    """A node of Ray, which gives up of itself when it does not stand within half a minute, as on a busy machine."""
+    for _ in range(tries):
+        with ExitStack() as one:
+            node = one.enter_context(process(folder, name, *command))
+            wait_for(f"the {name}", lambda: ready() or node.poll() is not None)  # noqa: B023
+            if node.poll() is None:
+                stack.push(one.pop_all())
+                return
+    raise AssertionError((folder / f"{name}.log").read_text())
 
 
 class Jobs:
@@ -100,9 +119,10 @@ def cluster(tmp_path_factory) -> Iterator[tuple[Path, Jobs, str]]:
     folder = tmp_path_factory.mktemp("ray")
     gcs, client, dashboard, agent, other_agent, tracking = free_ports(6)
     scratch = Path("/tmp") / f"darec-{os.getpid()}"  # sockets lie there, whose paths must be short
+    token = secrets.token_hex(32)
     common = {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_AUTH_TOKEN": token,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_maximum_startup_concurrency": "16",
         "RAY_worker_niceness": "0",
@@ -123,14 +143,17 @@ def cluster(tmp_path_factory) -> Iterator[tuple[Path, Jobs, str]]:
         f"--backend-store-uri=sqlite:///{folder}/mlflow.db", f"--artifacts-destination={folder}/artifacts",
     ]  # fmt: skip
     with ExitStack() as stack:
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        stack.callback(kill_family, token)
         for name, value in common.items():
             stack.enter_context(pytest.MonkeyPatch.context()).setenv(name, value)
-        stack.enter_context(process(folder, "mlflow", *server))
-        stack.enter_context(process(folder, "head", *head, **common))
-        wait_for("the head", lambda: answers(f"{url}/api/gcs_healthz"))
+        started_node(stack, folder, "head", head, lambda: answers(f"{url}/api/gcs_healthz"))
         address = f"{socket.gethostbyname(socket.gethostname())}:{gcs}"
         worker = [*ray_start, f"--address={address}", "--num-cpus=2", f"--dashboard-agent-listen-port={other_agent}"]
-        stack.enter_context(process(folder, "worker", *worker, **common))
+        started_node(
+            stack, folder, "worker", worker, lambda: answers(f"http://127.0.0.1:{other_agent}/api/local_raylet_healthz")
+        )
+        stack.enter_context(process(folder, "mlflow", *server))
         wait_for("MLflow", lambda: answers(f"http://127.0.0.1:{tracking}/health"))
         runtime_env = yaml.safe_load((ROOT / "clusters" / "runtime-env.yaml").read_text())
         yield folder, Jobs(url, runtime_env), f"http://me:${{PLANTED}}@127.0.0.1:{tracking}"

@@ -72,6 +72,7 @@ def test_log_lines_of_libraries_lose_their_passwords():
     assert record.getMessage() == "no answer from http://a:***@host"
 
 
+@pytest.mark.timeout(900)
 def test_planted_secrets_are_nowhere_after_a_run(tmp_path):
     """Study folder, MLflow store and terminal of a whole study, whose MLflow server does not answer, and of a sync."""
     store = tmp_path / "mlflow.db"
