@@ -51,9 +51,9 @@ $(VENV)-audit/.installed:
 audit: $(VENV)-audit/.installed
 	@PATH=$(AUDIT):$$PATH .ci/audit requirements.lock
 
-sbom: $(VENV)/.installed $(VENV)-audit/.installed
-	$(AUDIT)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON \
-	  --output-file sbom.cdx.json $(BIN)/python
+sbom: $(VENV)-audit/.installed
+	@$(AUDIT)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON \
+	  --output-file sbom.cdx.json requirements.lock
 	@echo "sbom.cdx.json written"
 
 clean:

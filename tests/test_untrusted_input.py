@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[1]
 SOURCES = [file for package in ("darec_search", "trainer") for file in sorted((ROOT / package).rglob("*.py"))]
 UNPICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 ARCHIVES = {"zipfile", "tarfile"}
-CALLS = {"eval", "exec", "compile", "unpack_archive", "extractall", "read_pickle", "full_load", "unsafe_load"}
+BUILTINS = {"eval", "exec", "compile"}  # called by their bare names: `model.eval()` is another thing
+CALLS = {"unpack_archive", "extractall", "read_pickle", "full_load", "unsafe_load"}
 ESCAPES = ["../x", "a/b", "/etc/x", "..", "", ".hidden", "x\n", "a\\b"]
 
 
@@ -37,8 +38,7 @@ def found(source: str) -> Iterator[str]:
             continue
         options = {word.arg: ast.unparse(word.value) for word in node.keywords}
         called = ast.unparse(node.func)
-        owner, _, name = called.rpartition(".")
-        if name in CALLS and (owner or name in ("eval", "exec", "compile")) and owner not in ("re", "torch", "model"):
+        if called in BUILTINS or called.rpartition(".")[2] in CALLS:
             yield called
         if called == "torch.load" and options.get("weights_only") != "True":
             yield "torch.load without weights_only"
