@@ -75,18 +75,17 @@ def answers(url: str) -> bool:
         return False
 
 
-def started_node(
-    stack: ExitStack, folder: Path, name: str, command: list[str], ready: Callable[[], object], tries: int = 5
-) -> None:
+def started_node(stack: ExitStack, folder: Path, name: str, command: list[str], tries: int = 5) -> None:
     """A node of Ray, which gives up of itself when it does not stand within half a minute, as on a busy machine."""
+    log = folder / f"{name}.log"
     for _ in range(tries):
         with ExitStack() as one:
             node = one.enter_context(process(folder, name, *command))
-            wait_for(f"the {name}", lambda: ready() or node.poll() is not None)  # noqa: B023
+            wait_for(f"the {name}", lambda: "will now block" in log.read_text() or node.poll() is not None)  # noqa: B023
             if node.poll() is None:
                 stack.push(one.pop_all())
                 return
-    raise AssertionError((folder / f"{name}.log").read_text())
+    raise AssertionError(log.read_text())
 
 
 class Jobs:
@@ -147,12 +146,10 @@ def cluster(tmp_path_factory) -> Iterator[tuple[Path, Jobs, str]]:
         stack.callback(kill_family, token)
         for name, value in common.items():
             stack.enter_context(pytest.MonkeyPatch.context()).setenv(name, value)
-        started_node(stack, folder, "head", head, lambda: answers(f"{url}/api/gcs_healthz"))
+        started_node(stack, folder, "head", head)
         address = f"{socket.gethostbyname(socket.gethostname())}:{gcs}"
         worker = [*ray_start, f"--address={address}", "--num-cpus=2", f"--dashboard-agent-listen-port={other_agent}"]
-        started_node(
-            stack, folder, "worker", worker, lambda: answers(f"http://127.0.0.1:{other_agent}/api/local_raylet_healthz")
-        )
+        started_node(stack, folder, "worker", worker)
         stack.enter_context(process(folder, "mlflow", *server))
         wait_for("MLflow", lambda: answers(f"http://127.0.0.1:{tracking}/health"))
         runtime_env = yaml.safe_load((ROOT / "clusters" / "runtime-env.yaml").read_text())
