@@ -20,6 +20,7 @@ from darec_search.commands import model as models
 from darec_search.commands import study as studies
 from darec_search.commands import train as training
 from darec_search.commands.output import errors
+from darec_search.credentials import redact
 from trainer.errors import BadInput
 
 # Set before Ray, MLflow and Hugging Face are imported by the commands.
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(parsed.command(parsed, rest) or 0)
     except BadInput as error:
-        errors.print(f"darec-search: {error}", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"darec-search: {redact(str(error))}", markup=False, highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         errors.print("darec-search: stopped; nothing finished is lost, the same command goes on", markup=False)
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.verbose:
             raise
         logging.getLogger(__name__).debug("failed", exc_info=True)
-        message = f"darec-search: {type(error).__name__}: {error} (--verbose shows where)"
+        message = f"darec-search: {type(error).__name__}: {redact(str(error))} (--verbose shows where)"
         errors.print(message, markup=False, highlight=False, soft_wrap=True)
         return 1
 

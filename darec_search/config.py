@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from darec_search.card import architecture_text
+from darec_search.credentials import holds_secret, redact
 from trainer.config import (
     DataConfig,
     ExecutionConfig,
@@ -197,13 +198,25 @@ class TrackingConfig(Section):
 
     enabled: bool = Field(True, description="Log to MLflow.")
     uri: str | None = Field(
-        None, description="Tracking URI; `mlflow.db` (SQLite) inside the output folder when absent."
+        None,
+        description="Tracking URI; `mlflow.db` (SQLite) inside the output folder when absent. `${NAME}` in it is an "
+        "environment variable, read when it is used: the way to give a password, which cannot stand here itself.",
     )
     experiment: str | None = Field(None, description="MLflow experiment; the study's name when absent.")
     registered_model: str | None = Field(None, description="Registered model; the study's name when absent.")
     system_metrics: bool = Field(
         False, description="Sample the CPU, memory and GPU of every training and show them in MLflow."
     )
+
+    @field_validator("uri")
+    @classmethod
+    def _without_secrets(cls, uri: str | None) -> str | None:
+        if uri is not None and holds_secret(uri):
+            raise ValueError(
+                "a password would stand in the study folder; write ${NAME} in its place and export it as the "
+                "environment variable NAME"
+            )
+        return uri
 
 
 class PromotionConfig(Section):
@@ -328,7 +341,7 @@ def problem_lines(error: ValidationError, section: str = "") -> list[str]:
         if problem["type"] == "extra_forbidden":
             message = "unknown field; check its spelling and its section"
         elif problem["type"] != "missing":
-            message += f", got {problem['input']!r}"
+            message += f", got {redact(repr(problem['input']))}"
         lines.append(f"{path}: {message}")
     return lines
 

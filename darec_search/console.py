@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from darec_search.controller import search_fidelity
+from darec_search.credentials import RedactingFilter
 from darec_search.runners.base import DoneEvent, Event
 from darec_search.study import Study, Trial, best_trial
 from darec_search.variants import FIXED
@@ -27,13 +28,20 @@ if TYPE_CHECKING:
     from darec_search.pipeline import StudyResult
 
 COLUMNS = ("mrr", "recall@10", "ndcg@10")
+_CLOCK = "%Y-%m-%d %H:%M:%S"
 NAMES = {"mrr": "MRR", "recall@10": "Recall@10", "ndcg@10": "NDCG@10"}
 
 
 def set_up_logging(console: Console, verbose: bool) -> None:
-    """Our own log lines through rich; other libraries' from warnings up."""
-    handler = RichHandler(console=console, show_path=False, show_time=False, markup=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    """Our own log lines through rich; other libraries' from warnings up. In a file each is a line with its time."""
+    if console.is_terminal:
+        handler: logging.Handler = RichHandler(console=console, show_path=False, show_time=False, markup=False)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler(console.file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", _CLOCK))
+    handler.addFilter(RedactingFilter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("darec_search", "trainer"):
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.WARNING)
     # It warns of every retry; what counts is the error at the end. It reads its level when it is imported.
@@ -41,7 +49,7 @@ def set_up_logging(console: Console, verbose: bool) -> None:
 
 
 class ConsoleObserver:
-    """Shows a study's progress: on a terminal as a live bar, elsewhere as one line a fact.
+    """Shows a study's progress: on a terminal as a live bar, elsewhere as one line a fact, with its time.
 
     Args:
         console: where to write.
@@ -67,7 +75,6 @@ class ConsoleObserver:
         self._runs = self._done = 0
         self._seconds: list[float] = []
         self._best = 0.0
-        self._started = time.monotonic()
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -120,7 +127,8 @@ class ConsoleObserver:
 
     def _say(self, text: str) -> None:
         if not self._live:
-            self._console.print(f"[{time.monotonic() - self._started:6.1f} s] {text}", markup=False, highlight=False)
+            line = f"{time.strftime(_CLOCK)} {text}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_result(console: Console, result: StudyResult) -> None:

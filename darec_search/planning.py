@@ -8,6 +8,7 @@ from pathlib import Path
 from darec_search import samplers, warm_start, weights
 from darec_search.arms import parse_arms
 from darec_search.config import PrepareConfig, StudyConfig
+from darec_search.credentials import resolve
 from darec_search.findings import Findings
 from darec_search.runners.cluster import check_address
 from darec_search.space import SearchSpace
@@ -132,6 +133,8 @@ def inspect(config: StudyConfig, dataset: Dataset | None, found: Findings) -> in
             fingerprint = dataset.fingerprint
             found.collect(lambda: check_folder(config, fingerprint, layers))
             found.collect(lambda: warm_start.check(config, fingerprint, layers, sampler))
+    if config.tracking.enabled:
+        found.collect(lambda: resolve(config.tracking.uri or "", "tracking.uri"))
     if config.resources.runner == "ray":
         found.collect(lambda: check_address(config))
     return layers

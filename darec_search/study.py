@@ -187,6 +187,8 @@ class Study:
             spec = TrialSpec.model_validate_json((folder / "spec.json").read_text(encoding="utf-8"))
         except (OSError, ValidationError) as error:
             raise BadInput(f"{folder / 'spec.json'}: is no readable trial; remove the folder {folder}") from error
+        if spec.id != trial_id:
+            raise BadInput(f"{folder / 'spec.json'}: belongs to trial {spec.id}; remove the folder {folder}")
         return Trial(spec, self._result(trial_id), folder)
 
     def trials(self) -> list[Trial]:

@@ -33,7 +33,10 @@ class Fidelity(Section):
 class TrialSpec(Section):
     """One trial as `trials/<id>/spec.json` holds it. Build it with `make_spec`."""
 
-    id: str = Field(description="Hash of study, bits, weights, fidelity, seed, variant, and if the model is kept.")
+    id: str = Field(
+        pattern=r"^[0-9a-zA-Z_-]+$",
+        description="Hash of study, bits, weights, fidelity, seed, variant, and if the model is kept.",
+    )
     number: int = Field(ge=0, description="Order of asking, from 0.")
     stage: Stage = Field(description="Which part of the strategy asked for it.")
     bits: tuple[int, ...] = Field(description="3L bits, layer by layer.")

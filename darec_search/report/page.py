@@ -12,6 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from darec_search.credentials import redact
 from darec_search.insight import Insight
 from darec_search.report.drawing import inline_svg, save
 from darec_search.report.facts import NAMES, Facts, Sentence, gather, headline, sentence, verdict
@@ -28,7 +29,6 @@ from darec_search.report.tables import (
     weights_table,
 )
 from darec_search.study import Study, Trial, best_trial
-from darec_search.tracking.base import redact
 from trainer.architecture import Architecture
 from trainer.training.result import write_atomic
 

@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from darec_search.config import PromotionConfig, StudyConfig
@@ -42,7 +43,8 @@ def connect(config: StudyConfig) -> None:
     """Join the Ray cluster that the study or RAY_ADDRESS names, else start one on this machine; once per process.
 
     The cluster of its own runs its dashboard on 127.0.0.1, because Ray frees the resources of a killed Train run
-    through the dashboard, and it demands a token that only this process's children know.
+    through the dashboard. Ray's other ports listen on every interface, so it demands a token that only this process's
+    children know.
 
     Raises:
         BadInput: if the address does not answer as a Ray cluster.
@@ -62,6 +64,13 @@ def connect(config: StudyConfig) -> None:
         _start(config)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
+    at = ray.get_runtime_context().gcs_address
+    if open_to_others(at, os.environ):
+        logger.warning(
+            "the Ray cluster at %s asks for no token: whoever reaches its ports can run code there; set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH on every node",
+            at,
+        )
 
 
 def check_address(config: StudyConfig) -> None:
@@ -156,6 +165,16 @@ def _join(address: str) -> None:
         ray.init(address=address, **_quiet())
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _no_answer(address, " ".join(str(error).split())[:200]) from error
+
+
+def open_to_others(address: str, environment: Mapping[str, str]) -> bool:
+    """Whether a Ray cluster at host:port takes commands from any machine that reaches it.
+
+    Ray's ports listen on every interface unless its address is that of the machine itself; what guards them is a token.
+    """
+    local = address.rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]")
+    token = environment.get("RAY_AUTH_MODE") == "token" or environment.get("RAY_USE_TLS", "0") == "1"
+    return not (local or token)
 
 
 def _probe(address: str) -> None:

@@ -59,6 +59,7 @@ class Exchange:
         self._queue: deque[str] = deque()
         self._held: dict[str, tuple[str, str]] = {}  # lane -> worker, trial
         self._at_rest: Counter[str] = Counter()
+        self._controllers: dict[str, Any] = {}
         self._messages: list[Message] = []
         self._told = self._judged = 0
         """Messages that the controller has got, and those that it has dealt with: it asks for more only then."""
@@ -105,7 +106,15 @@ class Exchange:
         await self._notify()
         return sorted(self._held)
 
+    async def controllers(self) -> list[Any]:
+        """Actor handles of the lanes' Ray Train controllers, as far as they have started."""
+        return list(self._controllers.values())
+
     # ---- the lanes
+
+    async def started(self, lane: str, controller: Any) -> None:
+        """A lane's Ray Train run has begun, or begun anew; `controller` is the handle that ends it."""
+        self._controllers[lane] = controller
 
     async def take(self, lane: str, worker: str, wait_s: float) -> dict[str, Any]:
         """The next job for a lane: `{"closed": bool, "job": Job | None}`; neither means ask again."""

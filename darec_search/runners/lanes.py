@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 import ray.train
+from ray.train.v2._internal.execution.callback import ControllerCallback
 
 from darec_search.runners.train_run import one_line, train_run
 from darec_search.study import Trial
@@ -35,6 +36,18 @@ class LaneWatch(ray.train.UserCallback):
         """Called in the process of Train's controller, before the worker is replaced."""
         reason = "; ".join(one_line(error) for error in worker_exceptions.values())
         self._exchange.lost.remote(self._lane, reason)
+
+
+class LaneHandle(ControllerCallback):  # type: ignore[misc]
+    """Leaves the handle of a lane's controller at the exchange: Ray Train's `fit` hands it to nobody."""
+
+    def __init__(self, exchange: Any, lane: str) -> None:
+        self._exchange = exchange
+        self._lane = lane
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Called in the process of Train's controller."""
+        self._exchange.started.remote(self._lane, ray.get_runtime_context().current_actor)
 
 
 class Lanes:
@@ -70,6 +83,19 @@ class Lanes:
             thread.join(timeout)
         return not any(thread.is_alive() for thread in self._threads)
 
+    def kill(self, timeout: float) -> bool:
+        """End every lane with whatever it is at; its trial goes on from the checkpoint another time.
+
+        Ray may be left only after this: a thread that still waits for it then ends the process, with a wrong exit code.
+
+        Returns:
+            Whether all had ended in time.
+        """
+        self._closing.set()
+        for controller in ray.get(self._exchange.controllers.remote()):
+            ray.kill(controller)
+        return self.close(timeout)
+
     def _keep(self, lane: str) -> None:
         """Run a lane; start it again when its run ends with an error."""
         for start in itertools.count():
@@ -100,7 +126,7 @@ class Lanes:
             cpus=self._cpus,
             gpus=self._gpus,
             max_failures=-1,
-            callbacks=[LaneWatch(self._exchange, lane)],
+            callbacks=[LaneWatch(self._exchange, lane), LaneHandle(self._exchange, lane)],
         )
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 5.0
 _CLOSE_S = 30.0
+_KILL_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class RayTuneRunner(Runner):
         self._tune.join(_CLOSE_S)
         if busy or not self._lanes.close(_CLOSE_S):
             logger.info("ending lanes with trials under way: %s", ", ".join(busy))
+            self._lanes.kill(_KILL_S)
             disconnect()
         else:
             ray.kill(self._exchange)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
-
-_PASSWORD = re.compile(r"(?<=://)([^/@\s]*?):([^/\s]*)@")
-_SECRET_OPTION = re.compile(r"([?&](?:[\w.-]*(?:password|passwd|pwd|token|secret|key)[\w.-]*)=)[^&\s]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -78,8 +74,3 @@ class Tracker(Protocol):
         None, with a warning where that is worth one, if there is none or the tracker does not answer; never raises.
         """
         ...
-
-
-def redact(text: str) -> str:
-    """The text with the passwords of all URIs in it replaced by `***`."""
-    return _SECRET_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))

@@ -6,9 +6,10 @@ import logging
 import shlex
 import threading
 
+from darec_search.credentials import redact
 from darec_search.study import Study
 from darec_search.tracking import TRACKERS
-from darec_search.tracking.base import Synced, Tracker, redact
+from darec_search.tracking.base import Synced, Tracker
 
 logger = logging.getLogger(__name__)
 

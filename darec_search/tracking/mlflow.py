@@ -35,8 +35,9 @@ for _name, _value in (
 from mlflow import MlflowClient  # noqa: E402 - after its environment
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType  # noqa: E402
 
+from darec_search.credentials import redact, resolve  # noqa: E402
 from darec_search.study import Study  # noqa: E402
-from darec_search.tracking.base import Champion, Synced, redact  # noqa: E402
+from darec_search.tracking.base import Champion, Synced  # noqa: E402
 from darec_search.tracking.mlflow_model import history_tag, save  # noqa: E402
 from darec_search.tracking.mlflow_registry import contender, current, register  # noqa: E402
 from darec_search.tracking.mlflow_views import experiment_tags  # noqa: E402
@@ -92,7 +93,8 @@ class MlflowTracker:
 
     Args:
         study: the study to show.
-        uri: tracking URI; the config's, or `mlflow.db` inside the study folder, when None.
+        uri: tracking URI, in which `${NAME}` is an environment variable; when None the config's, or `mlflow.db` inside
+            the study folder.
     """
 
     def __init__(self, study: Study, uri: str | None = None) -> None:
@@ -140,7 +142,8 @@ class MlflowTracker:
         try:
             # While a sync makes the tables of a new SQLite file, nobody else should.
             with _alone(self._study.folder):
-                return current(MlflowClient(tracking_uri=self._uri, registry_uri=self._uri), self._model_name)
+                uri = resolve(self._uri, "tracking.uri")
+                return current(MlflowClient(tracking_uri=uri, registry_uri=uri), self._model_name)
         except Exception as error:
             logger.warning("%s: the champion cannot be read (%s)", self.location, _reason(error))
             return None
@@ -150,10 +153,11 @@ class MlflowTracker:
         return self._study.config.tracking.registered_model or self._study.config.name
 
     def _connect(self) -> MlflowClient:
+        uri = resolve(self._uri, "tracking.uri")
         try:
-            client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             name = self._study.config.tracking.experiment or self._study.config.name
-            self._experiment = _experiment(client, name, _artifact_location(self._uri))
+            self._experiment = _experiment(client, name, _artifact_location(uri))
             _tag_experiment(client, self._experiment, experiment_tags(self._study))
             self._runs = self._known_runs(client)
         except Exception as error:

@@ -19,9 +19,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import ValidationError
 
+from darec_search.credentials import redact
 from darec_search.objective import objective_of
 from darec_search.study import Study, Trial, best_trial, trial_fidelity
-from darec_search.tracking.base import redact
 from darec_search.tracking.notes import study_note, trial_note
 from trainer.architecture import FIXED_ARMS, Architecture
 from trainer.config import RunConfig

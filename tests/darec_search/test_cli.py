@@ -256,9 +256,10 @@ def test_train_goes_on_only_with_its_own_run(capsys, home, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_mlflow_that_does_not_answer_is_warned_of_without_its_password(capsys, home, tmp_path):
+def test_an_mlflow_that_does_not_answer_is_warned_of_without_its_password(capsys, home, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLANTED_PASSWORD", "s3cret")
     shutil.copytree(home / "study", tmp_path / "study")
-    tracking = {"uri": "http://me:s3cret@127.0.0.1:9"}
+    tracking = {"uri": "http://me:${PLANTED_PASSWORD}@127.0.0.1:9"}
     document = {**study_document(home), "output": str(tmp_path / "study"), "tracking": tracking}
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(document))

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 from study_folders import new_study
 
-from darec_search.runners.cluster import connect
+from darec_search.runners.cluster import connect, open_to_others
 from trainer.errors import BadInput
 
 
@@ -62,3 +62,17 @@ def test_a_port_where_something_else_listens(tmp_path, answer):
         with pytest.raises(BadInput, match="no Ray cluster answers"):
             connect(config(tmp_path, f"127.0.0.1:{server.getsockname()[1]}"))
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("address", "environment", "open_"),
+    [
+        ("127.0.0.1:6379", {}, False),
+        ("10.0.0.7:6379", {}, True),
+        ("10.0.0.7:6379", {"RAY_AUTH_MODE": "disabled"}, True),
+        ("10.0.0.7:6379", {"RAY_AUTH_MODE": "token"}, False),
+        ("10.0.0.7:6379", {"RAY_USE_TLS": "1"}, False),
+    ],
+)
+def test_a_cluster_without_a_token_is_told_apart(address, environment, open_):
+    assert open_to_others(address, environment) is open_

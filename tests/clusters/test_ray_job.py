@@ -1,0 +1,240 @@
+"""`ray job submit` on a head, a worker node and MLflow, all processes; stopped in the middle and submitted again."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from urllib.request import urlopen
+
+import mlflow
+import psutil
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "darec_search"))
+from tiny_studies import study_file
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+PLANTED = "pl4nted-s3cret"
+PATIENCE_S = 900.0
+"""Machines that run tests beside other work take minutes for what takes seconds."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3 * PATIENCE_S)]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports outside the range of Ray's own workers (10002 to 19999)."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for opened in sockets:
+            opened.bind(("127.0.0.1", 0))
+        return [opened.getsockname()[1] for opened in sockets]
+
+
+@contextmanager
+def process(folder: Path, name: str, *command: str) -> Iterator[subprocess.Popen]:
+    """A process with a log, told to end at the end."""
+    with (folder / f"{name}.log").open("w") as log:
+        started = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+    try:
+        yield started
+    finally:
+        started.terminate()
+        started.wait(timeout=60)
+
+
+def kill_family(token: str) -> None:
+    """End whatever a node has left behind, told by the token that only this cluster's processes know."""
+    for found in psutil.process_iter():
+        with suppress(psutil.Error):
+            if found.environ().get("RAY_AUTH_TOKEN") == token and found.pid != os.getpid():
+                found.kill()
+
+
+def wait_for(what: str, ready: Callable[[], object], every_s: float = 0.3) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while not ready():
+        assert time.monotonic() < until, f"waited in vain for {what}"
+        time.sleep(every_s)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5) as response:
+            return response.status == 200
+    except OSError:
+        return False
+
+
+def started_node(stack: ExitStack, folder: Path, name: str, command: list[str], tries: int = 5) -> None:
+    """A node of Ray, which gives up of itself when it does not stand within half a minute, as on a busy machine."""
+    log = folder / f"{name}.log"
+    for _ in range(tries):
+        with ExitStack() as one:
+            node = one.enter_context(process(folder, name, *command))
+            wait_for(f"the {name}", lambda: "will now block" in log.read_text() or node.poll() is not None)  # noqa: B023
+            if node.poll() is None:
+                stack.push(one.pop_all())
+                return
+    raise AssertionError(log.read_text())
+
+
+class Jobs:
+    """The job API of the cluster, with its token."""
+
+    def __init__(self, dashboard: str, runtime_env: dict) -> None:
+        from ray.job_submission import JobSubmissionClient
+
+        self.client = JobSubmissionClient(dashboard)
+        self.runtime_env = runtime_env
+
+    def submit(self, name: str, entrypoint: str, working_dir: Path) -> None:
+        environment = {**self.runtime_env, "working_dir": str(working_dir)}
+        self.client.submit_job(submission_id=name, entrypoint=entrypoint, runtime_env=environment)
+
+    def logs(self, name: str) -> str:
+        return self.client.get_job_logs(name)
+
+    def over(self, name: str) -> bool:
+        return self.client.get_job_status(name).is_terminal()
+
+    def end(self, name: str) -> tuple[str, int | None]:
+        wait_for(f"the end of {name}", lambda: self.over(name))
+        info = self.client.get_job_info(name)
+        return info.status.value, info.driver_exit_code
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory) -> Iterator[tuple[Path, Jobs, str]]:
+    folder = tmp_path_factory.mktemp("ray")
+    gcs, client, dashboard, agent, other_agent, tracking = free_ports(6)
+    scratch = Path("/tmp") / f"darec-{os.getpid()}"  # sockets lie there, whose paths must be short
+    token = secrets.token_hex(32)
+    common = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_maximum_startup_concurrency": "16",
+        "RAY_worker_niceness": "0",
+        "PLANTED": PLANTED,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+    }
+    ray_start = [str(BIN / "ray"), "start", "--block", "--object-store-memory=100000000", "--disable-usage-stats"]
+    head = [
+        *ray_start, "--head", "--num-cpus=0", f"--port={gcs}", f"--ray-client-server-port={client}",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+        f"--temp-dir={scratch}",
+    ]  # fmt: skip
+    url = f"http://127.0.0.1:{dashboard}"
+    server = [
+        sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={tracking}", "--workers=1",
+        f"--backend-store-uri=sqlite:///{folder}/mlflow.db", f"--artifacts-destination={folder}/artifacts",
+    ]  # fmt: skip
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        stack.callback(kill_family, token)
+        for name, value in common.items():
+            stack.enter_context(pytest.MonkeyPatch.context()).setenv(name, value)
+        started_node(stack, folder, "head", head)
+        address = f"{socket.gethostbyname(socket.gethostname())}:{gcs}"
+        worker = [*ray_start, f"--address={address}", "--num-cpus=2", f"--dashboard-agent-listen-port={other_agent}"]
+        started_node(stack, folder, "worker", worker)
+        stack.enter_context(process(folder, "mlflow", *server))
+        wait_for("MLflow", lambda: answers(f"http://127.0.0.1:{tracking}/health"))
+        runtime_env = yaml.safe_load((ROOT / "clusters" / "runtime-env.yaml").read_text())
+        yield folder, Jobs(url, runtime_env), f"http://me:${{PLANTED}}@127.0.0.1:{tracking}"
+
+
+def test_a_study_is_submitted_stopped_and_submitted_again(cluster, measured):
+    folder, jobs, tracking = cluster
+    home = folder / "laptop"
+    study = folder / "study"
+    study_file(
+        home,
+        output=str(study),
+        cache=str(folder / "cache"),
+        data={"path": str(folder / "data")},
+        search={"trials": 4, "epochs": 60, "weights": {}},
+        optimization={"epochs": 60},
+        promotion={"candidates": 1, "repeats": 1, "epochs": 1},
+        resources={"runner": "ray", "lanes": 2},
+        tracking={"uri": tracking},
+    )
+    (home / "runs").mkdir()
+    (home / "runs" / "heavy.bin").write_bytes(b"x" * 1000)
+    (home / "broken.yaml").write_text("name: broken\n")
+
+    # bad input: exit code 2, which Ray keeps, though `ray job submit` itself says 1
+    jobs.submit("broken", "test ! -e runs && darec-search run broken.yaml", home)
+    jobs.submit("first", "darec-search run study.yaml", home)
+    assert jobs.end("broken") == ("FAILED", 2)
+
+    # in the middle of a trial
+    wait_for("a result", lambda: list(study.glob("trials/*/result.json")) or jobs.over("first"))
+    wait_for("a trial under way", lambda: under_way(study) or jobs.over("first"), every_s=0.05)
+    stopping = time.monotonic()
+    jobs.client.stop_job("first")
+    status, _ = jobs.end("first")
+    measured(f"seconds from `ray job stop` to the job's end, with trials under way: {time.monotonic() - stopping:.1f}")
+    said = jobs.logs("first")
+    assert status == "STOPPED", said
+    assert "stopped; nothing finished is lost" in said
+    assert "darec-search run" in said
+    finished = {file.parent.name: file.stat().st_mtime_ns for file in study.glob("trials/*/result.json")}
+    cut = {file.parent.name for file in study.glob("trials/*/spec.json")} - set(finished)
+    assert cut
+    states = run_states(folder)
+    assert "RUNNING" not in states.values(), states
+    wait_for("lanes to be gone", lambda: not alive(jobs.client))
+
+    # one line an event, each with its time; nothing for terminals
+    events = [line for line in said.splitlines() if "search: " in line or "validation MRR" in line]
+    assert len(events) >= 2
+    assert all(time.strptime(line[:19], "%Y-%m-%d %H:%M:%S") for line in events)
+    assert "\x1b" not in "\n".join(line for line in said.splitlines() if "(raylet)" not in line)
+    assert "\r" not in said
+
+    jobs.submit("second", "darec-search run study.yaml", home)
+    assert jobs.end("second") == ("SUCCEEDED", 0), jobs.logs("second")
+    after = {file.parent.name: file.stat().st_mtime_ns for file in study.glob("trials/*/result.json")}
+    assert finished.items() <= after.items()
+    assert cut <= after.keys()
+    assert (study / "best" / "architecture.json").exists()
+    states = run_states(folder)
+    assert set(states.values()) == {"FINISHED"}
+    assert len(states) == len(after) + 2  # the study and the final run
+    wait_for("lanes to be gone", lambda: not alive(jobs.client))
+
+    written = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
+    assert [file for file in written if PLANTED.encode() in file.read_bytes()] == []
+    assert PLANTED not in said + jobs.logs("second")
+
+
+def under_way(study: Path) -> list[Path]:
+    return [file for file in study.glob("trials/*/curve.jsonl") if not (file.parent / "result.json").exists()]
+
+
+def run_states(folder: Path) -> dict[str, str]:
+    """Status in MLflow of every run, by name."""
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    return {run.info.run_id: run.info.status for run in client.search_runs([experiment.experiment_id])}
+
+
+def alive(client) -> list[str]:
+    """Actors that live on the cluster, but for the supervisors of jobs."""
+    from ray.util.state import list_actors
+
+    actors = list_actors(address=client.get_address(), filters=[("state", "=", "ALIVE")])
+    return [actor.class_name for actor in actors if actor.class_name != "JobSupervisor"]
