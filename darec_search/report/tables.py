@@ -137,15 +137,10 @@ def decision(facts: Facts) -> str:
 def audit(facts: Facts) -> str:
     """How well the search's part of the data orders designs as all data do; empty without an audit."""
     found = facts.audit
-    correlation, interval = found.get("rank_correlation"), found.get("interval")
-    if not isinstance(correlation, int | float):
+    pairs, advice = found.get("pairs"), found.get("advice")
+    if not isinstance(pairs, list) or not isinstance(advice, str):
         return ""
-    text = f"On the search's part of the data designs have a rank correlation of {correlation:.2f}"
-    if isinstance(interval, list) and len(interval) == 2:
-        text += f" (90 % interval {interval[0]:.2f} to {interval[1]:.2f})"
-    text += " with all data"
-    designs = found.get("designs")
-    text += f", over {designs} designs." if isinstance(designs, int) else "."
+    text = f"{len(pairs)} designs were trained on the search's part of the data and on all of it. {advice}"
     return f"<p>{escape(text)}</p>"
 
 

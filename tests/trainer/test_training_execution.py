@@ -54,7 +54,7 @@ def test_a_run_draws_nothing_from_torchs_generator(home, warm, tmp_path):
 def test_a_step_moves_to_a_device_whole(home, warm):
     config = tiny_run(home)
     training = Training(config, warm.materials(config), home / "unused", "cpu")
-    (part, _), *_ = next(training._steps()).parts
+    (part, _), *_ = next(training.task.steps(0, 0)).parts
     part = to_device(part, "meta")
     tensors = [value for source in (part, part.streams) for value in vars(source).values() if torch.is_tensor(value)]
     assert len(tensors) > 10
