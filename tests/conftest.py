@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+# A busy machine must not fail a property: how long an example takes is none of them.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 _BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
 
