@@ -42,7 +42,7 @@ def test_every_answer_is_what_openapi_says(recommender, place):
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     def answers(case):
-        # What OpenAPI allows may still name unknown items, which is refused; what it forbids may be a number for a text.
+        # What OpenAPI allows may name unknown items, which is refused; what it forbids may be a number for a text.
         case.call_and_validate(excluded_checks=[negative_data_rejection, positive_data_acceptance])
 
     answers()
