@@ -244,6 +244,7 @@ def test_a_card_alone(finished, tmp_path):
         load(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_scores_as_a_graph(finished, tmp_path, dataset):
     """The fresh process ranks by ONNX alone; the scores are those of the torch model, padding or not."""
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -130,23 +130,23 @@ class PaddedScores(nn.Module):
                 rotation = (cos, sin)
             causal, context = causal[:, :, -1:], context[:, :, -1:]
         queries = layer.qkv.queries(x, rotation)
-        q, k_own, v_own = (tensor.unflatten(0, (batch, -1)).transpose(1, 2) for tensor in (queries, keys, values))
+        queries, keys, values = (tensor.unflatten(0, (batch, -1)).transpose(1, 2) for tensor in (queries, keys, values))
         if str(k) not in self.model.da_layers:
-            return _plain(layer, h, _attend(q, k_own, v_own, causal))
+            return _plain(layer, h, _attend(queries, keys, values, causal))
         da = self.model.da_layers[str(k)]
         assert isinstance(da, DALayer)
         attended = {}
         if "causal" in da.masks:
-            attended["causal"] = _attend(q, k_own, v_own, causal)
+            attended["causal"] = _attend(queries, keys, values, causal)
         if "context" in da.masks:
             if column is None:
-                attended["context"] = _attend(q, k_own, v_own, context)
+                attended["context"] = _attend(queries, keys, values, context)
             else:
                 column_x = layer.attention_norm(column) if layer.pre_norm else column
-                column_k, column_v = (part[:, :, None] for part in layer.qkv.keys_values(column_x, None))
-                k_all, v_all = torch.cat([column_k, k_own], 2), torch.cat([column_v, v_own], 2)
+                key, value = (part[:, :, None] for part in layer.qkv.keys_values(column_x, None))
+                keys, values = torch.cat([key, keys], 2), torch.cat([value, values], 2)
                 seen = torch.ones_like(context[..., :1])
-                attended["context"] = _attend(q, k_all, v_all, torch.cat([seen, context], 3))
+                attended["context"] = _attend(queries, keys, values, torch.cat([seen, context], 3))
         return torch.as_tensor(da.combine(layer, h, x, attended))
 
 
