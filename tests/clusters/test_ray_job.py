@@ -233,7 +233,7 @@ def run_states(folder: Path) -> dict[str, str]:
 
 
 def alive(client) -> list[str]:
-    """Actors that live on the cluster, but for Ray's own: the supervisors of jobs, and one that all Train runs share."""
+    """Actors alive on the cluster, but for Ray's own: supervisors of jobs, and one that all Train runs share."""
     from ray.util.state import list_actors
 
     actors = list_actors(address=client.get_address(), filters=[("state", "=", "ALIVE")])
