@@ -92,7 +92,12 @@ class Lanes:
             Whether all had ended in time.
         """
         self._closing.set()
-        for controller in ray.get(self._exchange.controllers.remote()):
+        controllers = ray.get(self._exchange.controllers.remote())
+        if controllers:
+            # Aborted, a controller takes its helpers along, which live on without their job otherwise.
+            aborts = [controller.abort.remote() for controller in controllers]
+            ray.wait(aborts, num_returns=len(aborts), timeout=timeout)
+        for controller in controllers:
             ray.kill(controller)
         return self.close(timeout)
 

@@ -233,8 +233,9 @@ def run_states(folder: Path) -> dict[str, str]:
 
 
 def alive(client) -> list[str]:
-    """Actors that live on the cluster, but for the supervisors of jobs."""
+    """Actors alive on the cluster, but for Ray's own: supervisors of jobs, and one that all Train runs share."""
     from ray.util.state import list_actors
 
     actors = list_actors(address=client.get_address(), filters=[("state", "=", "ALIVE")])
-    return [actor.class_name for actor in actors if actor.class_name != "JobSupervisor"]
+    rays = ("JobSupervisor", "_AutoscalingCoordinatorActor")
+    return [actor.class_name for actor in actors if actor.class_name not in rays]
