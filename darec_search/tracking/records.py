@@ -198,7 +198,14 @@ def _study_artifacts(study: Study) -> dict[str, str | Path]:
     document = study.config.model_dump(mode="json")
     if document["tracking"]["uri"]:
         document["tracking"]["uri"] = redact(document["tracking"]["uri"])
-    names = ("environment.json", "promotion.json", "effects.json", "audit.json", "report.html", *_pictures(study.folder))
+    names = (
+        "environment.json",
+        "promotion.json",
+        "effects.json",
+        "audit.json",
+        "report.html",
+        *_pictures(study.folder),
+    )
     files = {name: study.folder / name for name in names if (study.folder / name).is_file()}
     return {"study.yaml": yaml.safe_dump(document, sort_keys=False, width=120), **files}
 
