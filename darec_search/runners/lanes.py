@@ -38,7 +38,7 @@ class LaneWatch(ray.train.UserCallback):
         self._exchange.lost.remote(self._lane, reason)
 
 
-class LaneHandle(ControllerCallback):  # type: ignore[misc]
+class LaneHandle(ControllerCallback):
     """Leaves the handle of a lane's controller at the exchange: Ray Train's `fit` hands it to nobody."""
 
     def __init__(self, exchange: Any, lane: str) -> None:
