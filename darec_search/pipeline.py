@@ -158,7 +158,7 @@ def _finish(study: Study, observer: Observer, look: Callable[[Runner, OnEvent], 
 
 
 def _promote(study: Study, runner: Runner, observer: Observer, on_event: OnEvent) -> Promotion:
-    champion = _reigning(study)
+    champion = reigning(study)
     standing = promotion.standing(study, champion)
     tested = {spec.id for spec in standing.done}
     observer.stage("re-test with fresh seeds", standing.runs, _done(study, lambda spec: spec.id in tested))
@@ -169,7 +169,7 @@ def _promote(study: Study, runner: Runner, observer: Observer, on_event: OnEvent
     return decision
 
 
-def _reigning(study: Study) -> dict[str, Point]:
+def reigning(study: Study) -> dict[str, Point]:
     """The registry's champion as an arm of the re-test, if it comes from another study and fits this one's model."""
     tracking = study.config.tracking
     found = TRACKERS["mlflow"](study, tracking.uri).champion() if tracking.enabled else None

@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from study_folders import export, final_run, new_study, open_store, promote, search
 
+from darec_search.pipeline import reigning
+from darec_search.space import Point
 from darec_search.study import Study
 from darec_search.tracking import TRACKERS
 from trainer.training.result import write_atomic
@@ -59,6 +61,16 @@ def test_the_first_is_the_champion_and_says_what_it_is(template):
     assert (champion.study, champion.fingerprint) == (template.id, template.fingerprint)
     assert champion.bits == WINNER
     assert champion.weights == {"align": 0.1, "contrastive": 0.001, "collaborative": 0.1}
+
+
+def test_it_competes_in_other_studies_whose_model_it_fits(template, tmp_path):
+    def study(name, **fields):
+        return new_study(tmp_path / name, tracking=template.config.tracking.model_dump(), **fields)
+
+    # the other two λ are what these studies have anyway
+    assert reigning(study("other", seed=9)) == {"champion": Point(WINNER, {"align": 0.1})}
+    assert reigning(study("smaller", layers=2)) == {}
+    assert reigning(template) == {}
 
 
 def test_the_alias_moves_to_what_is_better_on_the_same_data_and_to_nothing_else(template):
