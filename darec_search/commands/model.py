@@ -73,7 +73,8 @@ def _of_user(data: Path, user: str) -> History:
         number = list(dataset.user_ids).index(user)
     except ValueError:
         raise BadInput(f"--user {user}: is no user of {data}") from None
-    items = [*dataset.inputs("test")[number].tolist(), int(dataset.targets("test")[number])]
+    held_out = dataset.unsealed("recommendations for one of its users").targets("test")
+    items = [*dataset.inputs("test")[number].tolist(), int(held_out[number])]
     return History(tuple(dataset.item_ids[item] for item in items), user)
 
 

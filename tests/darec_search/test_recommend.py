@@ -105,7 +105,7 @@ def test_seen_items_are_left_out_on_request(call, recommender):
 def test_a_known_user_by_id(call, recommender, dataset):
     user = dataset.user_ids[3]
     history = [dataset.item_ids[item] for item in dataset.inputs("test")[3]]
-    history.append(dataset.item_ids[dataset.targets("test")[3]])
+    history.append(dataset.item_ids[dataset.unsealed("test").targets("test")[3]])
     data = str(dataset.folder)
     (found,) = json.loads(call("--user", user, "--data", data, "--json"))
     assert (found["user"], found["history"]) == (user, history)

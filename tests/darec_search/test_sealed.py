@@ -17,6 +17,7 @@ from trainer.errors import BadInput
 ROOT = Path(__file__).resolve().parents[2]
 MAY_OPEN = {
     "trainer/data/dataset.py",
+    "darec_search/commands/model.py",
     "darec_search/final_models.py",
     "darec_search/recommender.py",
     "darec_search/verification.py",
