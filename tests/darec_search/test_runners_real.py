@@ -81,7 +81,7 @@ def test_trials_run_on_warm_lanes_and_survive_a_killed_worker(folder, measured):
 
 
 def test_a_trial_beyond_its_time_limit_is_recorded_and_the_lane_goes_on(folder):
-    study = real_study(folder, "limit", resources={"lanes": 1, "trial_time_limit_s": 4})
+    study = real_study(folder, "limit", resources={"lanes": 1, "trial_time_limit_s": 8})
     design = study.space.decode([0] * study.space.bits)
     short, endless = (
         make_spec(study.id, number, "joint", design, 0, Fidelity(users_fraction=1, epochs=epochs))
