@@ -2,12 +2,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast lint format bench audit sbom clean
+.PHONY: demo test test-fast test-cluster lint format bench audit sbom clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the whole system on a small synthetic catalogue, on this machine"
 	@echo "make test    all tests        make lint    ruff and mypy"
+	@echo "make test-cluster    a study submitted to a Ray cluster of processes, stopped and submitted again (minutes)"
 	@echo "make bench   all benchmarks (quick)        make clean"
 	@echo "make audit   known vulnerabilities of what requirements.lock pins        make sbom   sbom.cdx.json"
 
@@ -26,7 +27,10 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not cluster"
+
+test-cluster: $(VENV)/.installed
+	$(BIN)/python -m pytest -m cluster
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

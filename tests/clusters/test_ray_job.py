@@ -28,7 +28,7 @@ PLANTED = "pl4nted-s3cret"
 PATIENCE_S = 600.0
 """Machines that run tests beside other work take minutes for what takes seconds."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3 * PATIENCE_S)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3 * PATIENCE_S)]
 
 
 def free_ports(count: int) -> list[int]:
