@@ -50,7 +50,7 @@ def test_a_resumed_part_begins_where_it_stopped():
         observer.stage("search", 5, [result(0.5, 10.0), result(None, 10.0)])
         observer.event(DoneEvent("abc", result(0.25, 10.0)))
         observer.stage("test split")
-    first, second, third = (line.split("] ", 1)[1] for line in out.getvalue().splitlines())
+    first, second, third = (line[20:] for line in out.getvalue().splitlines())  # after date and time
     assert first == "search: 5 runs, 2 done before"
     assert second == "  3/5 abc validation MRR 0.2500, 10.0 s"
     assert third == "test split"
