@@ -28,7 +28,11 @@ def search_picture(facts: Facts) -> Figure | None:
     failed = [i for i, trial in enumerate(ended, 1) if trial.objective is None and trial.status != "pruned"]
     # At the lower edge, whatever the values are: a failure has none.
     axes.plot(failed, [0.02] * len(failed), "x", ms=5, mew=1.6, color=BAD, transform=axes.get_xaxis_transform())
-    axes.set(xlabel="trials ended", ylabel="validation MRR", xlim=(0.3, len(ended) + 0.7))
+    # The first beliefs' intervals are far wider than all values: they may leave the picture.
+    lowest, highest = min(value for _, _, value in scored), max(value for _, _, value in scored)
+    margin = 0.25 * (highest - lowest) or 0.1 * abs(highest) or 0.01
+    limits = {"xlim": (0.3, len(ended) + 0.7), "ylim": (lowest - margin, highest + margin)}
+    axes.set(xlabel="trials ended", ylabel="validation MRR", **limits)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
