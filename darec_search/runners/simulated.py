@@ -55,14 +55,19 @@ class SimulatedRunner(Runner):
         self.now = max([start, *(trial.result.cost.ended_at for trial in study.trials() if trial.result)])
         self._study = study
         self._outcome = outcome
-        self._queue: deque[TrialSpec] = deque()
+        self._queue: deque[tuple[TrialSpec, float]] = deque()
+        """Trials with the time of their submission."""
         self._running: list[_Running] = []
         self._started = 0
 
     def submit(self, spec: TrialSpec) -> None:
         """Queue a trial; it starts now if a slot is free."""
-        self._queue.append(spec)
+        self._queue.append((spec, self.clock()))
         self._fill()
+
+    def clock(self) -> float:
+        """What time it is for the one who submits: that of the last event, as thinking takes no time."""
+        return self.now
 
     def wait(self, timeout: float | None = None) -> list[Event]:
         """Move the clock to the next row or end of a trial; `timeout` is not needed, since nothing blocks."""
@@ -111,8 +116,8 @@ class SimulatedRunner(Runner):
 
     def _fill(self) -> None:
         while self._queue and len(self._running) < self.slots:
-            spec = self._queue.popleft()
+            spec, since = self._queue.popleft()
             seconds, result = self._outcome(spec)
             slot = min(set(range(self.slots)) - {running.slot for running in self._running})
-            self._running.append(_Running(spec, seconds, result, slot, self._started, self.now))
+            self._running.append(_Running(spec, seconds, result, slot, self._started, max(self.now, since)))
             self._started += 1
