@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -22,6 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from darec_search.arms import PromotionFailed
+from darec_search.digests import sha256
 from darec_search.promotion import OnEvent, Promotion, next_number, run_missing
 from darec_search.runners.base import Runner
 from darec_search.runners.final import run_final
@@ -104,7 +104,7 @@ def open_test_split(study: Study, promotion: Promotion) -> list[dict[str, Any]]:
     """
     folder = study.folder / "final"
     models = _models(study, promotion)
-    compared = {name: hashlib.sha256(model.file.read_bytes()).hexdigest() for name, model in models.items()}
+    compared = {name: sha256(model.file) for name, model in models.items()}
     if _compared(study, compared) and (folder / "comparison.json").exists():
         rows: list[dict[str, Any]] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
         return rows

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 
-from darec_search.space import Point
 from darec_search.study import Study, Trial, trial_fidelity
 from darec_search.trial import SEARCH_STAGES
 from trainer.architecture import SLOTS, Architecture
@@ -223,11 +222,7 @@ def _observations(study: Study, trials: Sequence[Trial]) -> list[Observation]:
     from darec_search.samplers.base import Observation
 
     found = ((trial, _value(trial, study.config.search.objective)) for trial in trials)
-    return [Observation(_seen(study, trial), *value) for trial, value in found if value is not None]
-
-
-def _seen(study: Study, trial: Trial) -> Point:
-    return Point(trial.spec.bits, {name: trial.spec.weights[name] for name in study.space.weights})
+    return [Observation(trial.spec.point, *value) for trial, value in found if value is not None]
 
 
 def _shares(study: Study, trials: Sequence[Trial]) -> dict[str, list[float]]:

@@ -49,7 +49,6 @@ class Recommender:
         self.trained = trained
         self._ids = items["id"]
         self._titles = items["title"]
-        self._index = {item: index for index, item in enumerate(self._ids)}
         self._users = {user: index for index, user in enumerate(users)}
         self.items = Items(self._ids, self._titles)
 
@@ -95,7 +94,7 @@ class Recommender:
 
     def titles(self, history: Sequence[str]) -> list[str]:
         """Titles of items by id."""
-        return [self._titles[self._index[item]] for item in history]
+        return [self._titles[self.items.places[item]] for item in history]
 
     def evaluate(self, dataset: Dataset, split: Split = "test", cutoffs: Sequence[int] = ()) -> Evaluation:
         """Rank every user's held-out item of a dataset with the same items.
@@ -140,7 +139,7 @@ class Recommender:
         if not history:
             raise BadInput(f"history {place + 1}: is empty; name at least one item id")
         try:
-            return np.array([self._index[item] for item in history], dtype=np.int64)
+            return np.array([self.items.places[item] for item in history], dtype=np.int64)
         except KeyError as error:
             raise BadInput(f"history {place + 1}: item {error.args[0]!r} is unknown to this model") from None
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
 from darec_search.study import Trial
-from darec_search.tracking.records import read_curve
+from darec_search.tracking.traces import read_curve
 from darec_search.trial import Fidelity
 from trainer.training.result import Forecast, Row, Stop
 

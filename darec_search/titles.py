@@ -21,11 +21,14 @@ class Items:
     Args:
         ids: id of every item.
         titles: title of every item, in the same order.
+
+    Attributes:
+        places: place of every id in that order.
     """
 
     def __init__(self, ids: Sequence[str], titles: Sequence[str]) -> None:
         self._ids, self._titles = ids, titles
-        self._by_id = {item: place for place, item in enumerate(ids)}
+        self.places = {item: place for place, item in enumerate(ids)}
         self._by_title: dict[str, list[int]] | None = None
         self._by_folded: dict[str, list[int]] = {}
 
@@ -35,7 +38,7 @@ class Items:
         Raises:
             BadInput: if no item or more than one is called so.
         """
-        if name in self._by_id:
+        if name in self.places:
             return name
         if self._by_title is None:
             self._by_title = _places(self._titles)

@@ -112,8 +112,8 @@ def serve(parsed: argparse.Namespace, rest: list[str]) -> None:
             "or encryption; put a gateway in front of it",
             markup=False,
         )
-    app = create_app(load(parsed.model))
     _require_free(parsed.host, parsed.port)
+    app = create_app(load(parsed.model))
     uvicorn.run(app, host=parsed.host, port=parsed.port, log_level="info" if parsed.verbose else "warning")
 
 

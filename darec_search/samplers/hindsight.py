@@ -28,7 +28,8 @@ def believed(space: SearchSpace, observations: Sequence[Observation], counts: Se
     found = []
     for count in counts:
         best = Proposer(space).recommend(observations[:count], 1)[0]
-        found.append(Effect(best.mean, best.low or best.mean, best.high or best.mean))
+        low, high = (best.mean if end is None else end for end in (best.low, best.high))
+        found.append(Effect(best.mean, low, high))
     return found
 
 

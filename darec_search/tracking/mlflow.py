@@ -41,14 +41,8 @@ from darec_search.tracking.base import Champion, Synced  # noqa: E402
 from darec_search.tracking.mlflow_model import history_tag, save  # noqa: E402
 from darec_search.tracking.mlflow_registry import contender, current, register  # noqa: E402
 from darec_search.tracking.mlflow_views import experiment_tags  # noqa: E402
-from darec_search.tracking.records import (  # noqa: E402
-    FINAL,
-    STUDY,
-    DataUse,
-    Measurement,
-    Record,
-    records,
-)
+from darec_search.tracking.record import DataUse, Measurement, Record  # noqa: E402
+from darec_search.tracking.records import FINAL, STUDY, records  # noqa: E402
 from trainer.errors import BadInput  # noqa: E402
 
 _MAX_METRICS, _MAX_PARAMS, _MAX_TAGS, _PAGE = 1000, 100, 100, 1000  # the REST API's limits

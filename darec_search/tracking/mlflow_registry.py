@@ -31,7 +31,8 @@ from mlflow.exceptions import MlflowException
 
 from darec_search.study import Study
 from darec_search.tracking.base import Champion
-from darec_search.tracking.records import FINAL, read_json
+from darec_search.tracking.records import FINAL
+from darec_search.tracking.traces import read_json
 from trainer.architecture import Architecture
 
 CHAMPION = "champion"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from darec_search.study import Study, Trial
+from darec_search.tracking.traces import read_json
 
 
 def study_note(study: Study) -> str:
@@ -35,9 +33,8 @@ def trial_note(trial: Trial, objective: str, value: float | None) -> str:
 
 def _table(file: Path) -> str:
     """The comparison on the test split."""
-    try:
-        rows: Sequence[Mapping[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+    rows = read_json(file)
+    if not isinstance(rows, list):
         return ""
     lines = ["| on the test split | MRR | Recall@10 | NDCG@10 |", "| --- | --- | --- | --- |"]
     for row in rows:

@@ -8,27 +8,25 @@ A record is a pure function of the folder; the same folder gives the same record
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError
 
 from darec_search.credentials import redact
 from darec_search.objective import objective_of
 from darec_search.study import Study, Trial, best_trial, trial_fidelity
 from darec_search.tracking.notes import study_note, trial_note
+from darec_search.tracking.record import DataUse, Measurement, Record, State
+from darec_search.tracking.traces import begun, estimated_start, read_curve, read_json, read_result, seconds_of
 from trainer.architecture import FIXED_ARMS, Architecture
 from trainer.config import RunConfig
 from trainer.training.result import Row, RunResult
 from trainer.training.usage import USAGE
 
-State = Literal["running", "finished", "failed", "killed"]
 STUDY, FINAL = "study", "final"
 OBJECTIVE = "objective"
 """What the search maximises, of every run at the search's own fidelity: these values may be compared."""
@@ -36,82 +34,6 @@ CURVE, SYSTEM = "curve/elapsed_s", "system/process_cpu_percent"
 """A metric of every row of the two series, by which a tracker tells which steps it has."""
 _STATES: dict[str, State] = {"finished": "finished", "pruned": "killed", "cancelled": "killed"}
 _TEST_METRICS = ("mrr", "recall@10", "ndcg@10")
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Metrics at one optimiser step (of the parent: after one more trial). `at` is in Unix seconds."""
-
-    step: int
-    at: float
-    values: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class DataUse:
-    """A dataset that a run read.
-
-    Args:
-        name: its folder's name; the test split has a name of its own.
-        context: `search` (a part of the users), `full` or `test`.
-        source: where it lies.
-        profile: its fingerprint, and its size where the folder is at hand.
-    """
-
-    name: str
-    context: Literal["search", "full", "test"]
-    source: str
-    profile: Mapping[str, object]
-
-
-@dataclass(frozen=True)
-class Record:
-    """One run of a tracker.
-
-    Args:
-        key: `study`, a trial's id, `final`, or a reference's name.
-        name: what a person reads.
-        state: where the run stands.
-        started_at: Unix seconds.
-        ended_at: Unix seconds; None while it runs.
-        params: what was asked, as far as siblings differ in it.
-        tags: where it comes from and what became of it.
-        note: a description in Markdown.
-        rows: metrics by step, by the metric that every row of the series has; rows are only ever added.
-        summary: metrics of the run as a whole.
-        data: what it read.
-        artifacts: file contents, or files, by the path that they get in the run.
-        over: it will never change.
-    """
-
-    key: str
-    name: str
-    state: State
-    started_at: float
-    ended_at: float | None
-    params: Mapping[str, str]
-    tags: Mapping[str, str]
-    note: str = ""
-    rows: Mapping[str, Sequence[Measurement]] = field(default_factory=dict)
-    summary: Mapping[str, float] = field(default_factory=dict)
-    data: Sequence[DataUse] = ()
-    artifacts: Mapping[str, str | Path] = field(default_factory=dict)
-    over: bool = False
-
-    def artifacts_digest(self) -> str:
-        """Changes when an artifact's content does."""
-        digest = hashlib.sha256()
-        for name, content in sorted(self.artifacts.items()):
-            data = content.read_bytes() if isinstance(content, Path) else content.encode()
-            digest.update(f"{name}:{len(data)}:".encode() + data)
-        return digest.hexdigest()[:16]
-
-    def digest(self, artifacts: str) -> str:
-        """Changes when anything does that a tracker would show, given the digest of the artifacts."""
-        rows = {series: len(found) for series, found in self.rows.items()}
-        uses = [(use.name, use.context) for use in self.data]
-        key = [self.name, self.state, self.ended_at, self.params, self.tags, self.note, rows, self.summary, uses]
-        return hashlib.sha256(json.dumps([*key, artifacts], sort_keys=True, default=dict).encode()).hexdigest()[:16]
 
 
 def records(study: Study, live: bool, known: Container[str] = ()) -> list[Record]:
@@ -144,7 +66,7 @@ def _study_record(study: Study, trials: Sequence[Trial], live: bool) -> Record:
     opened = (study.folder / "environment.json").stat().st_mtime
     started = min((result.cost.started_at for _, result in ended), default=opened)
     last = max((result.cost.ended_at for _, result in ended), default=started)
-    final = _result(study.folder / FINAL)
+    final = read_result(study.folder / FINAL)
     return Record(
         key=STUDY,
         name=study.config.name,
@@ -287,7 +209,7 @@ def _trial_name(trial: Trial) -> str:
 def _final_record(study: Study, live: bool) -> Record | None:
     folder = study.folder / FINAL
     document = read_json(folder / "run.json")
-    result = _result(folder)
+    result = read_result(folder)
     if not isinstance(document, dict) or (result is None and not begun(folder)):
         return None
     config = RunConfig.model_validate(document)
@@ -353,7 +275,7 @@ def _run_record(
     """What a trial and the final run have in common: one training run in one folder."""
     curve = result.curve if result else read_curve(folder / "curve.jsonl")
     usage = read_curve(folder / USAGE)
-    started = result.cost.started_at if result else _estimated_start(folder, curve)
+    started = result.cost.started_at if result else estimated_start(folder, curve)
     files = [file for file in ("result.json", "curve.jsonl", USAGE) if result and (folder / file).is_file()]
     state: State = "running" if live else "killed"
     status = "running" if live else "stopped"
@@ -368,7 +290,7 @@ def _run_record(
         name=name,
         state=state,
         started_at=started,
-        ended_at=result.cost.ended_at if result else None if live else started + _seconds(curve),
+        ended_at=result.cost.ended_at if result else None if live else started + seconds_of(curve),
         params={**params, **fidelity, "seed": str(config.seed)},
         tags={**tags, **({"commit": str(commit)} if commit else {})},
         note=note,
@@ -464,51 +386,6 @@ def _measurement(index: int, row: Row, started: float) -> Measurement:
 
 def _usage(index: int, row: Row) -> Measurement:
     return Measurement(index, row["at"], {f"system/{name}": value for name, value in row.items() if name != "at"})
-
-
-def begun(folder: Path) -> bool:
-    """Whether a run has left a trace of training."""
-    return (folder / "curve.jsonl").exists() or (folder / "checkpoint").exists()
-
-
-def read_curve(file: Path) -> list[Row]:
-    """The rows of a curve that is perhaps being written at this moment: a line that is not whole ends it."""
-    rows: list[Row] = []
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return rows
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def read_json(file: Path) -> Any:
-    """A JSON document of the study folder; None while it is not there or not readable."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
-
-
-def _result(folder: Path) -> RunResult | None:
-    try:
-        return RunResult.model_validate_json((folder / "result.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValidationError):
-        return None
-
-
-def _estimated_start(folder: Path, curve: Sequence[Row]) -> float:
-    """A run without a result has not said when it began: its newest trace less the seconds it has counted."""
-    traces = [folder / name for name in ("curve.jsonl", "checkpoint") if (folder / name).exists()]
-    return max(file.stat().st_mtime for file in traces) - _seconds(curve)
-
-
-def _seconds(curve: Sequence[Row]) -> float:
-    return curve[-1].get("seconds", 0.0) if curve else 0.0
 
 
 def _text(value: object) -> str:

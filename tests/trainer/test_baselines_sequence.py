@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_training_resume import Killed, outcome
+from test_training_resume import Killed, outcome, train
 from tiny_runs import tiny_data, tiny_run
 
 from trainer.baselines import BASELINES, baseline_options, create_baseline
@@ -14,7 +14,6 @@ from trainer.data.ragged import Ragged
 from trainer.errors import BadInput
 from trainer.inference import restore_baseline
 from trainer.metrics import ranking_metrics
-from trainer.training.loop import Training
 from trainer.training.model_file import load_model
 from trainer.training.run import run
 from trainer.training.sequence import SequenceTask, rank_histories
@@ -99,24 +98,10 @@ def test_a_circle_of_items_is_learnt_by_heart(home, name, tmp_path):
 
 
 def test_a_run_that_was_killed_within_an_epoch_goes_on_bit_for_bit(home, name, tmp_path):
-    config = config_of(home, name, execution={"checkpoint_steps": 3})
-
-    def train(folder, kill_at=None):
-        training = Training(config, Warm().of(config), folder, "cpu")
-        taken = []
-
-        def count(*_):
-            taken.append(1)
-            if len(taken) == kill_at:
-                raise Killed
-
-        training.optimizer.register_step_post_hook(count)
-        training.run()
-        return training
-
+    config, warm = config_of(home, name, execution={"checkpoint_steps": 3}), Warm()
     with pytest.raises(Killed):
-        train(tmp_path / "killed", kill_at=5)
-    assert outcome(train(tmp_path / "killed")) == outcome(train(tmp_path / "whole"))
+        train(config, warm, tmp_path / "killed", kill_at=5)
+    assert outcome(train(config, warm, tmp_path / "killed")) == outcome(train(config, warm, tmp_path / "whole"))
 
 
 def test_workers_and_parts_share_a_batch_without_loss(home, name):

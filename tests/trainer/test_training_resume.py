@@ -42,7 +42,7 @@ def config_of(home: Path, every: int | None = 3, **sections) -> RunConfig:
 
 def train(config: RunConfig, warm: Warm, folder: Path, kill_at: int | None = None) -> Training:
     """Train; the process ends while step `kill_at` of this attempt is applied."""
-    training = Training(config, warm.materials(config), folder, "cpu")
+    training = Training(config, warm.of(config), folder, "cpu")
     taken = []
 
     def count(*_: object) -> None:

@@ -34,7 +34,6 @@ class BERT4Rec(SequenceModel):
     """See the module."""
 
     Options = BERT4RecOptions
-    own_tokens = 1
     extra_positions = 1
 
     def __init__(self, n_items: int, max_items: int, options: BERT4RecOptions) -> None:

@@ -34,8 +34,8 @@ class GRU4Rec(SequenceModel):
         self.head = tied_head(options.embedding, n_items, bias=False)
         nn.init.xavier_normal_(self.head.weight)
         self.gru = nn.GRU(options.embedding, options.hidden, options.layers, bias=False, batch_first=True)
-        for name, weight in self.gru.named_parameters():
-            nn.init.xavier_uniform_(weight) if name.startswith("weight") else nn.init.zeros_(weight)
+        for weight in self.gru.parameters():
+            nn.init.xavier_uniform_(weight)
         self.output = nn.Linear(options.hidden, options.embedding)
 
     def forward(self, inputs_bt: Tensor, lengths_b: Tensor) -> Tensor:

@@ -51,8 +51,6 @@ class SequenceModel(Network):
     """
 
     Options: ClassVar[type[Options]]
-    own_tokens: ClassVar[int] = 0
-    """Ids beyond the items', such as a mask."""
     extra_positions: ClassVar[int] = 0
     """Positions that `question` adds to a history."""
     head: nn.Linear

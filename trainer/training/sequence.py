@@ -121,7 +121,7 @@ def _part(examples: Examples, rows: Ints, seed: int) -> SequencePart:
 
 
 @torch.no_grad()
-def read_histories(
+def states_after(
     model: SequenceModel, histories: Ragged, chunks: Sequence[NDArray[np.int64]], device: str
 ) -> Iterator[Tensor]:
     """[chunk, d] states that predict the item after each history of a chunk."""
@@ -139,10 +139,9 @@ def rank_histories(
     device: str,
     workers: Workers,
     *,
-    top: int = 0,
     likelihood: bool = False,
 ) -> Ranked:
-    """Rank of each user's target among all items, 1 + #higher + ½ #ties, and the best items; workers share the users.
+    """Rank of each user's target among all items, 1 + #higher + ½ #ties; workers share the users.
 
     Args:
         model: in evaluation mode.
@@ -150,15 +149,14 @@ def rank_histories(
         targets: [users] the held-out items.
         device: where the model is.
         workers: who shares the work.
-        top: best items of each user that are wanted.
         likelihood: log p(target) is wanted too.
 
     Returns:
-        Ranks and top lists of all users, on the CPU.
+        Ranks of all users, on the CPU; no top lists.
     """
     order, chunks = plan_chunks(histories.lengths + model.extra_positions, _IDS_AT_A_TIME, workers)
-    states = torch.cat(list(read_histories(model, histories, chunks, device)))
-    found = ItemScorer.on(model.head, device).rank(states, targets[np.concatenate(chunks)], top, likelihood=likelihood)
+    states = torch.cat(list(states_after(model, histories, chunks, device)))
+    found = ItemScorer.on(model.head, device).rank(states, targets[np.concatenate(chunks)], 0, likelihood=likelihood)
     mine = len(order[workers.rank :: workers.world])
     back = torch.from_numpy(np.argsort(order))
 
