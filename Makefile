@@ -30,7 +30,7 @@ test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow and not cluster"
 
 test-cluster: $(VENV)/.installed
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -n 0 -m cluster
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ from darec_search.commands import study as studies
 from darec_search.commands import train as training
 from darec_search.commands.output import errors
 from darec_search.credentials import redact
-from trainer.errors import BadInput
+from trainer.errors import BadInput, NoSpace, no_space_told
 
 # Set before Ray, MLflow and Hugging Face are imported by the commands.
 for _name, _value in {
@@ -44,12 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     set_up_logging(errors, parsed.verbose)
     try:
-        return int(parsed.command(parsed, rest) or 0)
+        with no_space_told(Path.cwd()):
+            return int(parsed.command(parsed, rest) or 0)
     except BadInput as error:
         errors.print(f"darec-search: {redact(str(error))}", markup=False, highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         errors.print("darec-search: stopped; nothing finished is lost, the same command goes on", markup=False)
+        return 3
+    except NoSpace as error:
+        errors.print(f"darec-search: {error}; nothing finished is lost", markup=False, soft_wrap=True)
         return 3
     except Exception as error:
         if parsed.verbose:

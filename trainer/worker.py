@@ -1,7 +1,8 @@
 """What runs inside a Ray Train worker: a lane that pulls runs, or one run over a process group.
 
 The only module of this package that knows Ray. The exchange that a lane talks to is any actor handle with the methods
-`take(lane, worker, wait_s)`, `row(run, row)`, which may answer by a `Stop`, and `done(run, worker, result)`.
+`take(lane, worker, wait_s)`, `row(run, row)`, which may answer by a `Stop`, `done(run, worker, result)`, and
+`halt(reason)`, which ends the study.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import ray.train.torch
 import torch
 
 from trainer.config import RunConfig
+from trainer.errors import NoSpace
 from trainer.training.result import Row, Stop
 from trainer.training.run import run
 from trainer.training.warm import Warm
@@ -72,17 +74,21 @@ def lane_worker(config: LaneConfig) -> None:
     device = _device(config["gpu_share"])
     warm = Warm()
     while (job := _take(exchange, config["lane"], worker)) is not None:
-        with time_limit(job["time_limit_s"], Path(job["folder"]) / "stacks.txt"):
-            result = run(
-                RunConfig.model_validate(job["config"]),
-                Path(job["folder"]),
-                warm=warm,
-                on_row=partial(_report, exchange, job["id"]),
-                worker=worker,
-                device=device,
-                keep_model=job["keep_model"],
-                attempts=job["attempt"],
-            )
+        try:
+            with time_limit(job["time_limit_s"], Path(job["folder"]) / "stacks.txt"):
+                result = run(
+                    RunConfig.model_validate(job["config"]),
+                    Path(job["folder"]),
+                    warm=warm,
+                    on_row=partial(_report, exchange, job["id"]),
+                    worker=worker,
+                    device=device,
+                    keep_model=job["keep_model"],
+                    attempts=job["attempt"],
+                )
+        except NoSpace as error:  # no other trial would fare better, and this one shall go on when there is room
+            ray.get(exchange.halt.remote(str(error)))
+            return
         ray.get(exchange.done.remote(job["id"], worker, result.model_dump(mode="json")))
         if result.status == "failed" and torch.cuda.is_initialized():
             raise RuntimeError(f"{job['id']} failed on a GPU ({result.reason}); the lane goes on in a fresh process")

@@ -33,7 +33,10 @@ logger = logging.getLogger(__name__)
 
 
 class Message(TypedDict):
-    """One event for the controller: a `row`, a result (`done`), or a lane that cannot start (`broken`)."""
+    """One event for the controller.
+
+    A `row`, a result (`done`), a lane that cannot start (`broken`), or what makes all going on useless (`halt`).
+    """
 
     kind: str
     trial: str
@@ -148,6 +151,10 @@ class Exchange:
         if self._entries[trial].result is None:
             self._entries[trial].result = result
             await self._tell("done", trial, result)
+
+    async def halt(self, reason: str) -> None:
+        """No trial can go on, for lack of space; those under way keep their checkpoints."""
+        await self._tell("halt", "", {"reason": reason})
 
     async def lost(self, lane: str, reason: str) -> None:
         """A lane's worker is gone; what it held is finished, given back or given up."""

@@ -28,6 +28,7 @@ from darec_search.runners.tune_trial import drive_trial
 from darec_search.study import Study
 from darec_search.trial import SEARCH_STAGES, TrialSpec
 from trainer.architecture import Architecture
+from trainer.errors import NoSpace
 from trainer.training.result import RunResult, Stop
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class RayTuneRunner(Runner):
     Raises:
         BadInput: if the Ray address does not answer, or the cluster has no room for a lane or for the final run.
         RuntimeError: from `wait`, if a lane cannot start.
+        NoSpace: from `wait`, if a trial finds a disk full.
     """
 
     def __init__(self, study: Study) -> None:
@@ -122,6 +124,8 @@ class RayTuneRunner(Runner):
         trial, content = message["trial"], message["content"]
         if message["kind"] == "row":
             return RowEvent(trial, content)
+        if message["kind"] == "halt":
+            raise NoSpace(content["reason"])
         if message["kind"] == "broken":
             raise RuntimeError(f"{content['lane']} cannot start: {content['reason']}")
         self._under_way.discard(trial)

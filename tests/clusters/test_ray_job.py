@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
 import mlflow
-import psutil
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "darec_search"))
+from local_cluster import PATIENCE_S, LocalCluster, free_ports, wait_for
 from tiny_studies import study_file
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 PLANTED = "pl4nted-s3cret"
-PATIENCE_S = 900.0
-"""Machines that run tests beside other work take minutes for what takes seconds."""
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3 * PATIENCE_S)]
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports outside the range of Ray's own workers (10002 to 19999)."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for opened in sockets:
-            opened.bind(("127.0.0.1", 0))
-        return [opened.getsockname()[1] for opened in sockets]
 
 
 @contextmanager
@@ -52,40 +34,12 @@ def process(folder: Path, name: str, *command: str) -> Iterator[subprocess.Popen
         started.wait(timeout=60)
 
 
-def kill_family(token: str) -> None:
-    """End whatever a node has left behind, told by the token that only this cluster's processes know."""
-    for found in psutil.process_iter():
-        with suppress(psutil.Error):
-            if found.environ().get("RAY_AUTH_TOKEN") == token and found.pid != os.getpid():
-                found.kill()
-
-
-def wait_for(what: str, ready: Callable[[], object], every_s: float = 0.3) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while not ready():
-        assert time.monotonic() < until, f"waited in vain for {what}"
-        time.sleep(every_s)
-
-
 def answers(url: str) -> bool:
     try:
         with urlopen(url, timeout=5) as response:
             return response.status == 200
     except OSError:
         return False
-
-
-def started_node(stack: ExitStack, folder: Path, name: str, command: list[str], tries: int = 5) -> None:
-    """A node of Ray, which gives up of itself when it does not stand within half a minute, as on a busy machine."""
-    log = folder / f"{name}.log"
-    for _ in range(tries):
-        with ExitStack() as one:
-            node = one.enter_context(process(folder, name, *command))
-            wait_for(f"the {name}", lambda: "will now block" in log.read_text() or node.poll() is not None)  # noqa: B023
-            if node.poll() is None:
-                stack.push(one.pop_all())
-                return
-    raise AssertionError(log.read_text())
 
 
 class Jobs:
@@ -116,44 +70,23 @@ class Jobs:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Iterator[tuple[Path, Jobs, str]]:
     folder = tmp_path_factory.mktemp("ray")
-    gcs, client, dashboard, agent, other_agent, tracking = free_ports(6)
-    scratch = Path("/tmp") / f"darec-{os.getpid()}"  # sockets lie there, whose paths must be short
-    token = secrets.token_hex(32)
-    common = {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_maximum_startup_concurrency": "16",
-        "RAY_worker_niceness": "0",
-        "PLANTED": PLANTED,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-    }
-    ray_start = [str(BIN / "ray"), "start", "--block", "--object-store-memory=100000000", "--disable-usage-stats"]
-    head = [
-        *ray_start, "--head", "--num-cpus=0", f"--port={gcs}", f"--ray-client-server-port={client}",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
-        f"--temp-dir={scratch}",
-    ]  # fmt: skip
-    url = f"http://127.0.0.1:{dashboard}"
+    (tracking,) = free_ports(1)
+    own = {"PLANTED": PLANTED, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     server = [
         sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={tracking}", "--workers=1",
         f"--backend-store-uri=sqlite:///{folder}/mlflow.db", f"--artifacts-destination={folder}/artifacts",
     ]  # fmt: skip
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-        stack.callback(kill_family, token)
-        for name, value in common.items():
-            stack.enter_context(pytest.MonkeyPatch.context()).setenv(name, value)
-        started_node(stack, folder, "head", head)
-        address = f"{socket.gethostbyname(socket.gethostname())}:{gcs}"
-        worker = [*ray_start, f"--address={address}", "--num-cpus=2", f"--dashboard-agent-listen-port={other_agent}"]
-        started_node(stack, folder, "worker", worker)
+        ray = stack.enter_context(LocalCluster(folder, own))
+        patched = stack.enter_context(pytest.MonkeyPatch.context())
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):  # of the client that submits
+            patched.setenv(name, ray.environment[name])
+        ray.start_head()
+        ray.start_node(2, cpus=2)
         stack.enter_context(process(folder, "mlflow", *server))
         wait_for("MLflow", lambda: answers(f"http://127.0.0.1:{tracking}/health"))
         runtime_env = yaml.safe_load((ROOT / "clusters" / "runtime-env.yaml").read_text())
-        yield folder, Jobs(url, runtime_env), f"http://me:${{PLANTED}}@127.0.0.1:{tracking}"
+        yield folder, Jobs(ray.dashboard, runtime_env), f"http://me:${{PLANTED}}@127.0.0.1:{tracking}"
 
 
 def test_a_study_is_submitted_stopped_and_submitted_again(cluster, measured):
@@ -165,7 +98,7 @@ def test_a_study_is_submitted_stopped_and_submitted_again(cluster, measured):
         output=str(study),
         cache=str(folder / "cache"),
         data={"path": str(folder / "data")},
-        search={"trials": 3, "epochs": 25, "weights": {}},
+        search={"trials": 8, "epochs": 25, "weights": {}},
         optimization={"epochs": 25},
         promotion={"candidates": 1, "repeats": 1, "epochs": 1},
         resources={"runner": "ray", "lanes": 2},

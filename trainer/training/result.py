@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from trainer.config import Section
+from trainer.errors import no_space_told
 
 Status = Literal["finished", "pruned", "failed", "diverged", "out_of_memory", "timed_out", "cancelled"]
 Row = dict[str, float]
@@ -68,7 +69,16 @@ class RunResult(Section):
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a file so that readers and crashes see the old or the new content, never a part."""
+    """Write a file so that readers and crashes see the old or the new content, never a part.
+
+    Raises:
+        NoSpace: if the disk is full.
+    """
+    with no_space_told(path.parent):
+        _write_atomic(path, text)
+
+
+def _write_atomic(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not by tempfile, whose files nobody but their owner may read: a study folder is often shared.
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"

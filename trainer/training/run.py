@@ -18,7 +18,7 @@ import torch
 from pydantic import ValidationError
 
 from trainer.config import RunConfig
-from trainer.errors import BadInput
+from trainer.errors import BadInput, NoSpace, no_space_told
 from trainer.training.deterministic import deterministic
 from trainer.training.divergence import Diverged
 from trainer.training.loop import Training
@@ -100,7 +100,7 @@ def run_by_epochs(
     """
     workers = Workers.current()
     device = device or default_device()
-    started_at = time.time()
+    started_at, started = time.time(), time.monotonic()
     training: Training | None = None
     status: Status = "finished"
     reason: str | None = None
@@ -110,7 +110,11 @@ def run_by_epochs(
         if device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats(device)
         sampled = config.system_metrics and workers.rank == 0
-        with deterministic(config.execution.deterministic), recorded_usage(folder, device, sampled):
+        with (
+            no_space_told(folder),
+            deterministic(config.execution.deterministic),
+            recorded_usage(folder, device, sampled),
+        ):
             materials = (warm or Warm()).of(config)
             training = Training(config, materials, folder, device, workers)
             for row in training.epochs():
@@ -122,6 +126,8 @@ def run_by_epochs(
                 status, reason = "pruned", stop.reason
     except Diverged as error:
         status, reason = "diverged", _sentence(error)
+    except NoSpace:
+        raise
     except Exception as error:  # a trial's own fault must not take the search with it; the traceback goes to the log
         if is_out_of_memory(error):
             n_items = None if materials is None else materials.dataset.n_items
@@ -129,7 +135,7 @@ def run_by_epochs(
         else:
             logger.exception("run %s failed", folder.name)
             status, reason = "failed", _sentence(error)
-    result = _result(status, reason, training, started_at, device)
+    result = _result(status, reason, training, started_at, time.monotonic() - started, device)
     if materials is not None:
         result = result.model_copy(update={"fingerprint": materials.dataset.fingerprint})
     if isinstance(materials, Materials):
@@ -139,7 +145,8 @@ def run_by_epochs(
     result = result.model_copy(update={"worker": worker, "attempts": attempts, "forecast": forecast})
     if workers.rank == 0:
         if keep_model and training is not None and status == "finished":
-            save_model(folder / "model.safetensors", training.best)
+            with no_space_told(folder):
+                save_model(folder / "model.safetensors", training.best)
         write_atomic(folder / "result.json", result.model_dump_json(indent=2))
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     if status == "out_of_memory":
@@ -178,9 +185,11 @@ def open_folder(config: RunConfig, folder: Path) -> RunResult | None:
     return result if result.status == "finished" else None
 
 
-def _result(status: Status, reason: str | None, training: Training | None, started_at: float, device: str) -> RunResult:
-    ended_at = time.time()
-    cost = Cost(wall_s=ended_at - started_at, started_at=started_at, ended_at=ended_at)
+def _result(
+    status: Status, reason: str | None, training: Training | None, started_at: float, seconds: float, device: str
+) -> RunResult:
+    # Two clocks: what is spent must be right even if the wall clock is set in between.
+    cost = Cost(wall_s=seconds, started_at=started_at, ended_at=time.time())
     if training is None:
         return RunResult(status=status, reason=reason, cost=cost)
     progress = training.progress

@@ -8,8 +8,6 @@ gives every worker as many chunks.
 from __future__ import annotations
 
 import torch
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from trainer.config import ExecutionConfig
 from trainer.models.darec import DARec
@@ -32,6 +30,9 @@ def shard_backbone(model: DARec, device: str, workers: Workers) -> None:
         device: where this worker trains.
         workers: all of them take part.
     """
+    from torch.distributed.device_mesh import init_device_mesh  # slow to import, and few runs shard
+    from torch.distributed.fsdp import fully_shard
+
     kind = torch.device(device).type
     if kind == "cuda":
         torch.cuda.set_device(device)
