@@ -12,6 +12,7 @@ from darec_search.config import StudyConfig
 from darec_search.planning import Plan
 from darec_search.study import full_fidelity, trial_fidelity
 from darec_search.trial import Fidelity
+from darec_search.winner import seeds_each
 from trainer.config import RunConfig
 from trainer.device import default_device
 from trainer.errors import BadInput
@@ -132,12 +133,13 @@ def _stages(config: StudyConfig, plan: Plan, found: Probe) -> tuple[Stage, ...]:
     if config.search.early_stopping != "none":
         # What it saves pays for more trials: it makes single trials shorter, not the search.
         searched = Range(_training(config, found, trial_fidelity(config), epochs=1).low, trial.middle, trial.high)
+    arms = config.promotion.most_arms
     what = "bits and λ" if config.search.strategy == "joint" else "bits"
     parts = (
         ("search for λ", (plan.weight_trials, plan.weight_trials), trial, searched),
         (f"search for {what}", (plan.search_trials, plan.search_trials), trial, searched),
         ("search for λ again", (0, plan.weights_again_trials), trial, searched),
-        ("re-tests", (min(config.promotion.most_arms, plan.retests), plan.retests), trial, trial),
+        ("re-tests", (arms * seeds_each(arms, plan.retests), plan.retests), trial, trial),
         ("fixed arms on all users", (plan.full_runs - 2, plan.full_runs - 1), full, full),
     )
     slots, lane = config.resources.slots, config.resources.held

@@ -246,7 +246,7 @@ def race(
     alive, seeds = list(range(arms)), 0
     asked: list[tuple[int, int]] = []
     belief: Belief | None = None
-    while count := _seeds_each(len(alive), max(budget, arms) - len(asked)):
+    while count := seeds_each(len(alive), max(budget, arms) - len(asked)):
         whole = [(arm, seed) for seed in range(seeds, seeds + count) for arm in alive]
         room = fits(whole) if fits is not None else None
         turn = whole if room is None else whole[: max(room, 0 if asked else arms)]
@@ -272,7 +272,7 @@ def race(
     return Race(asked, [], belief)
 
 
-def _seeds_each(arms: int, left: int) -> int:
+def seeds_each(arms: int, left: int) -> int:
     """Seeds for each arm in the next round: an equal part of what is left for each halving; one each for two arms."""
     if left < arms:
         return 0

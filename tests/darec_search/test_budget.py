@@ -8,10 +8,13 @@ from study_folders import LEVELS, ask, fail, final_run, finish, new_study, whole
 
 from darec_search import promotion
 from darec_search.budget import Allowance, final_hours, keep_final_attempts, ledger, promotion_share, trial_hours
+from darec_search.console import status_document, status_table
 from darec_search.controller import Stopped, search
+from darec_search.report import write_report
 from darec_search.report.facts import gather, verdict
 from darec_search.runners.simulated import SimulatedRunner
 from darec_search.study import Study
+from darec_search.tracking.records import records
 from trainer.training.attempts import ATTEMPTS
 from trainer.training.result import RunResult
 
@@ -235,3 +238,17 @@ def test_the_plan_says_which_part_is_the_promotions(tmp_path):
     # 12 trials and 12 re-tests of one pass each; three trainings of four passes
     assert promotion_share(study.config) == pytest.approx((12 + 12) / (12 + 12 + 12))
     assert promotion_share(limited(tmp_path / "t", 10.0, share=0.4).config) == 0.4
+
+
+def test_status_and_report_say_what_is_spent(tmp_path):
+    whole_study(tmp_path / "s")
+    file = tmp_path / "s" / "study.yaml"
+    file.write_text(file.read_text().replace("price_per_hour: null", "price_per_hour: 100.0"))
+    study = Study.load(tmp_path / "s")
+    spent = ledger(study)
+    assert spent.hours == pytest.approx((sum(t.result.cost.wall_s for t in study.trials()) + 40) / HOUR)
+    assert status_table(study).caption == f"spent: {spent.text}"
+    assert status_document(study)["spent"]["by_part"] == spent.parts
+    write_report(study)
+    assert f"<dt>spent</dt><dd>{spent.text}</dd>" in (study.folder / "report.html").read_text()
+    assert records(study, live=False)[0].summary["cost/price"] == pytest.approx(100 * spent.hours)
