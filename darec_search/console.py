@@ -174,7 +174,7 @@ def print_estimate(console: Console, found: Estimate) -> None:
     probe, priced = found.probe, found.price is not None
     table = Table(title="What it would take, from real steps on this machine", title_justify="left")
     for name in ("", "trainings", "each", "wall time", found.unit, *(["cost"] if priced else [])):
-        table.add_column(name, justify="right" if name else "left")
+        table.add_column(name, justify="right" if name else "left", overflow="fold")
     for stage in found.stages:
         cost = [_range(stage.hours, found.price, "\n")] if found.price is not None else []
         taken = (_time(stage.seconds), _time(stage.wall_hours, 3600), _range(stage.hours, between="\n"))
