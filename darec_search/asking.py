@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Self
 
 from darec_search import samplers, warm_start
+from darec_search.budget import Allowance
 from darec_search.samplers.base import Sampler, Suggestion
 from darec_search.space import Point, SearchSpace
 from darec_search.stopping import EarlyStopping
@@ -47,6 +48,8 @@ class Source(ABC):
 
     def __init__(self, stopping: EarlyStopping) -> None:
         self.stopping = stopping
+        self.left_out = 0
+        """Trials that the budget has no room for, as far as is known."""
 
     @abstractmethod
     def next(self, patience: float | None) -> TrialSpec | None:
@@ -74,25 +77,45 @@ class Listed(Source):
 
     def __init__(self, study: Study, stage: Stage, fidelity: Fidelity, runs: Sequence[tuple[Point, int]]) -> None:
         super().__init__(EarlyStopping(study.config.search.early_stopping, study.config.search.objective))
-        self.ids: list[str] = []
-        """Of all its trials, in order; a trial is there once `next` has come to it."""
+        self._ids: list[str] = []
         self._study, self._stage = study, stage
         self._number = _next_number(study)
         self._waiting: deque[TrialSpec] = deque()
         for point, seed in runs:
             spec = make_spec(study.id, self._number, stage, point, seed, fidelity)
-            self.ids.append(spec.id)
+            self._ids.append(spec.id)
             self._waiting.append(spec)
+        outside = [trial for trial in study.trials() if trial.spec.id not in set(self._ids)]
+        self._allowance = Allowance(study, outside)
 
     def next(self, patience: float | None) -> TrialSpec | None:
         while self._waiting:
+            if not self._may_ask(self._waiting[0]):
+                self.left_out = len(self._waiting)
+                return None
             trial = self._study.request(self._waiting.popleft().model_copy(update={"number": self._number}))
             if trial.spec.number == self._number:
                 self._number += 1
             if trial.result is None:
                 return trial.spec
             self.stopping.ended(trial)
+        self.left_out = 0
         return None
+
+    def asked(self) -> list[Trial]:
+        """Those of its trials that have been asked for, in order."""
+        there = [trial_id for trial_id in self._ids if (self._study.trial_folder(trial_id) / "spec.json").exists()]
+        return [self._study.trial(trial_id) for trial_id in there]
+
+    def _may_ask(self, spec: TrialSpec) -> bool:
+        """Whether a trial was asked for before, or the budget has room for it."""
+        if not self._allowance.limited:
+            return True
+        asked = self.asked()
+        if any(trial.spec.id == spec.id for trial in asked):
+            return True
+        ended = [trial for trial in asked if trial.result]
+        return self._allowance.search_goes_on(ended, [trial.spec for trial in asked if trial.result is None])
 
 
 @dataclass(frozen=True)
@@ -199,6 +222,10 @@ class Proposed(Source):
         told = {trial.spec.id for trial in history}
         self._untold = {trial.spec.id: trial.spec for trial in trials if trial.spec.id not in told}
         """Trials that the sampler has proposed and knows no result of, by number."""
+        self._history = history
+        """Trials whose results the sampler knows, in the order in which it was told."""
+        own = {trial.spec.id for trial in trials}
+        self._allowance = Allowance(part.study, [t for t in part.study.trials() if t.spec.id not in own])
         self._news = [*known, *history]
         """What the sampler is told with the next question, before the results that its spec records."""
         self._sampler: Sampler | None = None
@@ -258,20 +285,32 @@ class Proposed(Source):
         pending = [self._part.suggestion(spec) for spec in self._untold.values()]
         self._answer = self._thread.submit(self._think, [*self._news, *results], pending)
         self._news = []
+        self._history += results
         self._spent += sum(self._part.spent(trial) for trial in results)
 
     def _needed(self) -> int | None:
         """How many more results the next proposal has to know; None while they are not there, or when all is spent.
 
-        So many that `width - 1` trials remain unknown, and what is spent and under way leaves room for a whole one.
+        So many that `width - 1` trials remain unknown, and what is spent and under way leaves room for a whole one, by
+        `search.trials` and by the budget.
         """
+        self.left_out = 0
         under_way = sum(self._part.share(spec) for spec in self._untold.values())
         for known in range(max(0, len(self._untold) - self._width + 1), len(self._arrived) + 1):
             results = [self._arrived[place] for place in range(known)]
             left = sum(self._part.share(trial.spec) - self._part.spent(trial) for trial in results)
-            if self._spent + under_way - left + 1 <= self._trials + _ROUNDING:
+            room = self._trials + _ROUNDING - (self._spent + under_way - left)
+            if room >= 1 and self._within_budget(results):
+                self.left_out = 0
                 return known
+            self.left_out = max(0, math.floor(room))
         return None
+
+    def _within_budget(self, results: Sequence[Trial]) -> bool:
+        """Whether the budget has room for a trial once these results are known besides those that were told."""
+        known = {trial.spec.id for trial in results}
+        unknown = [spec for trial_id, spec in self._untold.items() if trial_id not in known]
+        return self._allowance.search_goes_on([*self._history, *results], unknown)
 
     def _think(self, news: Sequence[Trial], pending: Sequence[Suggestion]) -> Suggestion:
         return self._informed(news).suggest(pending)

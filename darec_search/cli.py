@@ -90,7 +90,10 @@ def _parser() -> argparse.ArgumentParser:
         study.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override, such as a.b=c")
         study.add_argument("--address", help="Ray cluster to join")
         _json(study)
-    study.add_argument("--dry-run", action="store_true", help="as `check`")
+    study.add_argument(
+        "--dry-run", action="store_true", help="as `check`, then time real steps and say what it would take and cost"
+    )
+    study.add_argument("--no-timing", action="store_true", help="with --dry-run: time nothing")
 
     status = _command(commands, "status", studies.status, "the trials of a study")
     report = _command(commands, "report", studies.report, "write report.html")

@@ -24,6 +24,7 @@ from trainer.config import (
     Section,
 )
 from trainer.errors import BadInput
+from trainer.training.attempts import Held
 
 
 class PrepareConfig(Section):
@@ -188,6 +189,11 @@ class ResourcesConfig(Section):
     attempts: Positive = Field(3, description="Workers that a trial may lose before it is recorded as failed.")
 
     @property
+    def held(self) -> Held:
+        """What a trial holds."""
+        return Held(self.cpus_per_lane, self.gpus_per_lane)
+
+    @property
     def slots(self) -> int:
         """Trials at a time, as asked for."""
         return self.lanes if self.runner == "ray" else 1
@@ -252,10 +258,33 @@ class PromotionConfig(Section):
         return tuple(architecture_text(text) for text in arms)
 
     @property
+    def most_arms(self) -> int:
+        """Designs that are tested again at most, with three fixed arms and none that a caller brings."""
+        return self.candidates + len(self.arms) + 3
+
+    @property
     def most_retests(self) -> int:
-        """Re-test trainings at most, with three fixed arms and none that a caller brings."""
-        arms = self.candidates + len(self.arms) + 3
-        return max(arms, self.budget or self.repeats * arms)
+        """Re-test trainings at most."""
+        return max(self.most_arms, self.budget or self.repeats * self.most_arms)
+
+
+class BudgetConfig(Section):
+    """What a study may spend: hours that its trainings hold GPUs, or CPUs where lanes have no GPU."""
+
+    hours: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="GPU-hours of all trainings, lost attempts included; CPU-hours where `resources.gpus_per_lane` is "
+        "0. The search and then the re-tests end in time for what has to follow. No limit when absent.",
+    )
+    promotion_share: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None,
+        description="Part of `hours` that the search leaves to re-tests and trainings on all users; what they make of "
+        "the whole plan when absent. Never less than the least they are expected to need.",
+    )
+    price_per_hour: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Price of one such hour; all figures are then in money too."
+    )
+    currency: str = Field("", max_length=8, description="Label of the price, such as EUR.")
 
 
 class StudyConfig(Section):
@@ -279,6 +308,7 @@ class StudyConfig(Section):
     resources: ResourcesConfig = Field(default_factory=lambda: ResourcesConfig(), description="Where trials run.")
     tracking: TrackingConfig = Field(default_factory=lambda: TrackingConfig(), description="MLflow.")
     promotion: PromotionConfig = Field(default_factory=lambda: PromotionConfig(), description="The final run.")
+    budget: BudgetConfig = Field(default_factory=lambda: BudgetConfig(), description="What it may spend.")
 
     @property
     def folder(self) -> Path:

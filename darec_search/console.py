@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from darec_search.budget import ledger
 from darec_search.controller import search_fidelity
 from darec_search.credentials import RedactingFilter
 from darec_search.runners.base import DoneEvent, Event
@@ -25,7 +26,9 @@ from trainer.architecture import FIXED_ARMS, Architecture
 from trainer.training.result import RunResult
 
 if TYPE_CHECKING:
+    from darec_search.estimate import Estimate
     from darec_search.pipeline import StudyResult
+    from trainer.training.probe import Range
 
 COLUMNS = ("mrr", "recall@10", "ndcg@10")
 _CLOCK = "%Y-%m-%d %H:%M:%S"
@@ -139,6 +142,9 @@ def print_result(console: Console, result: StudyResult) -> None:
     console.print(f"Why: {result.promotion.reason}.", highlight=False)
     console.print(comparison_table(result.comparison))
     console.print(verdict(result.comparison, result.promotion.winner), highlight=False)
+    console.print(f"Spent: {ledger(study).text}.", highlight=False, markup=False)
+    for text in result.promotion.cut:
+        console.print(f"Cut: {text}.", highlight=False, markup=False)
     if study.config.resources.runner == "ray":
         _print_lane_gaps(console, study)
     console.print()
@@ -161,6 +167,65 @@ def _print_lane_gaps(console: Console, study: Study) -> None:
     if gaps:
         text = f"Between two trials on a warm lane: {statistics.median(gaps):.2f} s (median), {max(gaps):.2f} s (most)."
         console.print(text, highlight=False)
+
+
+def print_estimate(console: Console, found: Estimate) -> None:
+    """What a study would take and cost, each figure above its range."""
+    probe, priced = found.probe, found.price is not None
+    table = Table(title="What it would take, from real steps on this machine", title_justify="left")
+    for name in ("", "trainings", "each", "wall time", found.unit, *(["cost"] if priced else [])):
+        table.add_column(name, justify="right" if name else "left", overflow="fold")
+    for stage in found.stages:
+        cost = [_range(stage.hours, found.price, "\n")] if found.price is not None else []
+        taken = (_time(stage.seconds), _time(stage.wall_hours, 3600), _range(stage.hours, between="\n"))
+        table.add_row(stage.name, _count(*stage.trainings), *taken, *cost)
+    table.add_section()
+    count = _count(*(sum(stage.trainings[end] for stage in found.stages) for end in (0, 1)))
+    cost = [_range(found.cost, between=f" {found.currency}\n")] if found.cost is not None else []
+    table.add_row("all", count, "", _time(found.wall_hours, 3600), _range(found.hours, between="\n"), *cost)
+    console.print(table)
+    memory = "GiB of a GPU" if probe.device.startswith("cuda") else "GiB"
+    rows = {
+        "step": f"{_range(probe.step_s)} s on {probe.device}, {probe.threads} thread(s)",
+        "evaluation": f"{probe.evaluation_s:.3g} s, by {probe.users_timed:,} users",
+        "memory": f"{_range(probe.memory_bytes, 2**-30)} {memory} a worker",
+        "disk": f"{_range(found.disk_bytes, 2**-20)} MiB for checkpoints, results and models",
+        **({} if found.limit is None else {"budget": _against(found, found.limit)}),
+    }
+    for name, value in rows.items():
+        console.print(f"{name:>11}  {value}", highlight=False, markup=False, soft_wrap=True)
+    for note in found.notes:
+        console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _against(found: Estimate, limit: float) -> str:
+    said = f"budget.hours, {limit:g} {found.unit},"
+    if limit >= found.hours.high:
+        return f"{said} is enough"
+    return f"{said} {'may end' if limit >= found.hours.low else 'ends'} the search or the re-tests early"
+
+
+def _range(one: Range, factor: float = 1.0, between: str = " ") -> str:
+    """`12 (10–15)`."""
+    low, middle, high = (_digits(figure * factor) for figure in (one.low, one.middle, one.high))
+    return middle if low == high else f"{middle}{between}({low}–{high})"
+
+
+def _time(one: Range, factor: float = 1.0) -> str:
+    """The same of a time in seconds, in seconds, minutes or hours."""
+    size, name = next(
+        (s, n) for s, n in ((3600, "h"), (60, "min"), (1, "s")) if one.middle * factor >= 1.5 * s or s == 1
+    )
+    return _range(one, factor / size, f" {name}\n") if one.low < one.high else f"{_range(one, factor / size)} {name}"
+
+
+def _digits(figure: float) -> str:
+    """Two digits, never as a power of ten."""
+    return f"{figure:,.0f}" if figure >= 10 else f"{float(f'{figure:.2g}'):.10g}"
+
+
+def _count(fewest: int, most: int) -> str:
+    return str(most) if fewest == most else f"{fewest}–{most}"
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -230,12 +295,14 @@ def status_document(study: Study) -> dict[str, Any]:
         "best": _best([trial for trial in trials if trial.spec.fidelity == search_fidelity(study)]),
         "gpu_hours": sum(result.cost.gpu_s for result in results) / 3600,
         "cpu_hours": sum(result.cost.cpu_s for result in results) / 3600,
+        "spent": ledger(study).document(),
     }
 
 
 def status_table(study: Study) -> Table:
     """The trials of a study."""
     table = Table(title=escape(f"{study.config.name}: {study.folder}"), title_justify="left")
+    table.caption, table.caption_justify = escape(f"spent: {ledger(study).text}"), "left"
     for name in ("#", "trial", "stage", "architecture", "λ", "seed", "status", "MRR", "s"):
         table.add_column(name, justify="right" if name in ("#", "seed", "MRR", "s") else "left")
     for trial in study.trials():

@@ -40,13 +40,16 @@ class Stopped(KeyboardInterrupt):
     """A signal asked the study to stop; work is left and the same command resumes it."""
 
 
-def search(study: Study, runner: Runner, on_event: OnEvent | None = None) -> None:
-    """Run the study's search to its end.
+def search(study: Study, runner: Runner, on_event: OnEvent | None = None) -> int:
+    """Run the study's search to its end, or to that of its budget.
 
     Args:
         study: the open study.
         runner: runs the trials; stays open.
         on_event: called with every row and result as it comes.
+
+    Returns:
+        Trials that `budget.hours` had no room for.
 
     Raises:
         BadInput: if `search.fixed_architecture` does not fit the model, or a study of `search.warm_start` cannot be
@@ -58,16 +61,16 @@ def search(study: Study, runner: Runner, on_event: OnEvent | None = None) -> Non
     width = runner.slots + study.config.search.ahead
     if study.config.search.strategy == "joint":
         with Proposed(Proposing(study, "joint", study.space, {}, search_fidelities(study)), width) as joint:
-            _drive(runner, width, report, joint, study)
-        return
-    found, known = _first_weights(study, runner, report)
+            return _drive(runner, width, report, joint, study)
+    found, known, left_out = _first_weights(study, runner, report)
     part = Proposing(study, "architecture", SearchSpace(study.space.layers), found, search_fidelities(study))
     with Proposed(part, width, known) as proposed:
-        _drive(runner, width, report, proposed, study)
+        left_out += _drive(runner, width, report, proposed, study)
         again = study.config.search.weights_again and known
         architecture = proposed.best().bits if again else None
     if architecture is not None:
-        _search_weights(study, Point(architecture, found), runner, report)
+        left_out += _search_weights(study, Point(architecture, found), runner, report)[1]
+    return left_out
 
 
 def search_fidelity(study: Study) -> Fidelity:
@@ -80,38 +83,40 @@ def search_fidelities(study: Study) -> tuple[Fidelity, ...]:
     return (search_fidelity(study), *cheaper_fidelities(study.config))
 
 
-def _first_weights(study: Study, runner: Runner, report: OnEvent) -> tuple[Mapping[str, float], list[Trial]]:
-    """λ for the search of bits, and the finished trials that have it."""
+def _first_weights(study: Study, runner: Runner, report: OnEvent) -> tuple[Mapping[str, float], list[Trial], int]:
+    """λ for the search of bits, the finished trials that have it, and how many the budget had no room for."""
     try:
         bits = Architecture.parse(study.config.search.fixed_architecture, study.space.layers).bits
     except ValueError as error:
         raise BadInput(f"search.fixed_architecture: {error}") from error
     start = Point(bits, weights.start(study.config))
     if not weights.searched(study.config):
-        return start.weights, []
-    trials = _search_weights(study, start, runner, report)
+        return start.weights, [], 0
+    trials, left_out = _search_weights(study, start, runner, report)
     best = weights.best(study, trials)
     if best is None:
         reasons = sorted({trial.result.reason or trial.status for trial in trials if trial.result})
         raise SearchFailed(f"no trial of the loss weights finished: {'; '.join(reasons)}")
-    return best.weights, [trial for trial in trials if trial.spec.point == best and trial.objective is not None]
+    known = [trial for trial in trials if trial.spec.point == best and trial.objective is not None]
+    return best.weights, known, left_out
 
 
-def _search_weights(study: Study, start: Point, runner: Runner, report: OnEvent) -> list[Trial]:
-    """Search λ at the architecture of `start`; returns all its trials."""
+def _search_weights(study: Study, start: Point, runner: Runner, report: OnEvent) -> tuple[list[Trial], int]:
+    """Search λ at the architecture of `start`; returns all its trials, and how many the budget had no room for."""
     trials: list[Trial] = []
+    left_out = 0
     at = start
     for names in weights.passes(study.config):
         source = Listed(study, "weights", search_fidelity(study), weights.runs(study.config, at, names))
-        _drive(runner, runner.slots + study.config.search.ahead, report, source, study)
-        trials += [study.trial(trial_id) for trial_id in source.ids]
+        left_out += _drive(runner, runner.slots + study.config.search.ahead, report, source, study)
+        trials += source.asked()
         at = weights.best(study, trials) or at
     logger.info("best weights of %s: %s", Architecture(at.bits).text, dict(at.weights))
-    return trials
+    return trials, left_out
 
 
-def _drive(runner: Runner, width: int, report: OnEvent, source: Source, study: Study) -> None:
-    """Keep `width` trials under way until the source has none left."""
+def _drive(runner: Runner, width: int, report: OnEvent, source: Source, study: Study) -> int:
+    """Keep `width` trials under way until the source has none left; how many the budget had no room for."""
     running: dict[str, TrialSpec] = {}
     while True:
         while len(running) < width:
@@ -121,7 +126,7 @@ def _drive(runner: Runner, width: int, report: OnEvent, source: Source, study: S
             runner.submit(spec)
             running[spec.id] = spec
         if not running:
-            return
+            return source.left_out
         for event in runner.wait(0 if source.thinking else None):
             report(event)
             spec = running.get(event.trial_id)

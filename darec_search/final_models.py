@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from darec_search.arms import PromotionFailed
+from darec_search.budget import keep_final_attempts
 from darec_search.digests import sha256
 from darec_search.promotion import OnEvent, Promotion, next_number, run_missing
 from darec_search.runners.base import Runner
@@ -80,6 +81,7 @@ def train_winner(study: Study, promotion: Promotion) -> RunResult:
     config = _winner_config(study, promotion)
     if not _same_run(folder / "run.json", config):
         # Neither the model nor the checkpoint of another winner may be taken for this one's: their tensors would fit.
+        keep_final_attempts(study.folder)
         shutil.rmtree(folder, ignore_errors=True)
     done = study.final_result()
     if done is not None and done.status == "finished" and (folder / "model.safetensors").exists():

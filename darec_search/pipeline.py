@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from darec_search import final_models, planning, promotion, runners
+from darec_search.budget import ledger
 from darec_search.config import StudyConfig
 from darec_search.controller import search, search_fidelities
 from darec_search.export import export
@@ -80,11 +81,11 @@ def run(config: StudyConfig, observer: Observer | None = None) -> StudyResult:
     observer = observer or Silent()
     study, plan = open_study(config, observer)
 
-    def look(runner: Runner, on_event: OnEvent) -> None:
+    def look(runner: Runner, on_event: OnEvent) -> int:
         fidelities = search_fidelities(study)
         done = _done(study, lambda spec: spec.stage in SEARCH_STAGES and spec.fidelity in fidelities)
         observer.stage("search", plan.searching, done)
-        search(study, runner, on_event)
+        return search(study, runner, on_event)
 
     with alone(study):
         return _finish(study, observer, look)
@@ -98,7 +99,7 @@ def promote(study: Study, observer: Observer | None = None) -> StudyResult:
     """
     study.dataset()
     with alone(study):
-        return _finish(study, observer or Silent(), lambda runner, on_event: None)
+        return _finish(study, observer or Silent(), lambda runner, on_event: 0)
 
 
 def open_study(config: StudyConfig, observer: Observer) -> tuple[Study, planning.Plan]:
@@ -131,8 +132,11 @@ def alone(study: Study) -> Iterator[None]:
         yield
 
 
-def _finish(study: Study, observer: Observer, look: Callable[[Runner, OnEvent], None]) -> StudyResult:
-    """Search by `look`, promote, export, report; every part that is done already is left as it is."""
+def _finish(study: Study, observer: Observer, look: Callable[[Runner, OnEvent], int]) -> StudyResult:
+    """Search by `look`, promote, export, report; every part that is done already is left as it is.
+
+    `look` returns the trials that the budget had no room for.
+    """
     tracking = study.config.tracking
     mirror = Mirror(study, tracking.uri) if tracking.enabled else None
 
@@ -145,8 +149,8 @@ def _finish(study: Study, observer: Observer, look: Callable[[Runner, OnEvent], 
         mirror.start()
     try:
         with runners.create(study) as runner:
-            look(runner, on_event)
-            decision = _promote(study, runner, observer, on_event)
+            left_out = look(runner, on_event)
+            decision = _promote(study, runner, observer, on_event, left_out)
         comparison = _train_and_test(study, decision, observer)
         observer.stage("export and report")
         export(study, study.folder / "best")
@@ -157,12 +161,14 @@ def _finish(study: Study, observer: Observer, look: Callable[[Runner, OnEvent], 
     return StudyResult(study, decision, comparison, study.folder / "best", report, synced)
 
 
-def _promote(study: Study, runner: Runner, observer: Observer, on_event: OnEvent) -> Promotion:
+def _promote(study: Study, runner: Runner, observer: Observer, on_event: OnEvent, left_out: int) -> Promotion:
     champion = reigning(study)
     standing = promotion.standing(study, champion)
     tested = {spec.id for spec in standing.done}
+    if left_out:
+        observer.stage(f"the budget has no room for {left_out} more trials of the search: {ledger(study).text} spent")
     observer.stage("re-test with fresh seeds", standing.runs, _done(study, lambda spec: spec.id in tested))
-    decision = promotion.retest(study, runner, on_event, champion)
+    decision = promotion.retest(study, runner, on_event, champion, left_out)
     full = {spec.id for spec in final_models.fixed_arm_specs(study, decision)}
     observer.stage("fixed arms on all users", len(full), _done(study, lambda spec: spec.id in full))
     final_models.train_fixed_arms(study, decision, runner, on_event)

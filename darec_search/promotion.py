@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from darec_search.arms import Competition, Competitor, PromotionFailed, competition
+from darec_search.budget import Allowance, unit
+from darec_search.controller import search_fidelity
 from darec_search.retested import Retested
 from darec_search.runners.base import DoneEvent, Event, Runner
 from darec_search.space import Point
 from darec_search.study import Study, Trial
-from darec_search.trial import TrialSpec
+from darec_search.trial import SEARCH_STAGES, TrialSpec
 from darec_search.winner import LEVEL, TIE, Belief, Race, after_ties, race
 from trainer.architecture import Architecture
 from trainer.config import Section
@@ -34,6 +36,8 @@ RULE = (
 
 logger = logging.getLogger(__name__)
 OnEvent = Callable[[Event], None]
+Key = tuple[int, int]
+"""Arm and seed number of a re-test."""
 
 
 class Value(Section):
@@ -84,6 +88,7 @@ class Promotion(Section):
     users: int | None = Field(
         None, description="Users whose being a sample the intervals count in; None if only seeds are."
     )
+    cut: tuple[str, ...] = Field((), description="What `budget.hours` had no room for, in words.")
 
     @property
     def best(self) -> Candidate:
@@ -115,14 +120,24 @@ def standing(study: Study, extra: Mapping[str, Point] | None = None) -> Standing
     return Standing(state, field.budget(study) if state.wanted else state.spent, [tested.spec(*key) for key in asked])
 
 
-def retest(study: Study, runner: Runner, on_event: OnEvent, extra: Mapping[str, Point] | None = None) -> Promotion:
+def retest(
+    study: Study,
+    runner: Runner,
+    on_event: OnEvent,
+    extra: Mapping[str, Point] | None = None,
+    left_out: int = 0,
+) -> Promotion:
     """Test the arms again and choose; writes `promotion.json`. Resumable: finished re-tests are not repeated.
+
+    Where `budget.hours` has no room for all of them beside the trainings on all users, the choice is made by fewer, one
+    of each arm at least.
 
     Args:
         study: its search is over.
         runner: runs the re-tests.
         on_event: called with every row and result as it comes.
         extra: further arms by name, such as a reigning champion; of no effect on a promotion that has begun.
+        left_out: trials that the budget had no room for in the search, to be told.
 
     Raises:
         PromotionFailed: if no trial of the search, or no re-test, finished.
@@ -134,7 +149,7 @@ def retest(study: Study, runner: Runner, on_event: OnEvent, extra: Mapping[str, 
         first = next_number(study)
         specs = [tested.spec(*key, number) for number, key in enumerate(state.wanted, first)]
         run_missing(study, runner, [study.request(spec).spec for spec in specs], on_event)
-    promotion = _decide(field, tested, state)
+    promotion = _decide(field, tested, state).model_copy(update={"cut": _cut(study, left_out, state.left_out)})
     write_atomic(study.folder / "promotion.json", promotion.model_dump_json(indent=2))
     logger.info("%s", promotion.reason)
     return promotion
@@ -164,7 +179,31 @@ def _race(study: Study, field: Competition, tested: Retested) -> Race:
         budget=field.budget(study),
         confidence=study.config.promotion.confidence,
         judge=tested.judge,
+        fits=_fits(study, tested) if study.config.budget.hours is not None else None,
     )
+
+
+def _fits(study: Study, tested: Retested) -> Callable[[Sequence[Key]], int | None]:
+    """How many re-tests of a round the budget has room for, by what had been spent when the round began."""
+    trials = {trial.spec.id: trial for trial in study.trials()}
+    searched = max((t.spec.number for t in trials.values() if t.spec.stage in SEARCH_STAGES), default=-1)
+
+    def fits(whole: Sequence[Key]) -> int | None:
+        found = (trials.get(tested.spec(*key).id) for key in whole)
+        begun = [trial for trial in found if trial is not None and trial.spec.number > searched]
+        first = min((trial.spec.number for trial in begun), default=math.inf)
+        since = min((trial.result.cost.started_at for trial in begun if trial.result), default=math.inf)
+        before = [trial for trial in trials.values() if trial.spec.number < first]
+        return Allowance(study, before, since).retests(search_fidelity(study))
+
+    return fits
+
+
+def _cut(study: Study, trials: int, retests: int) -> tuple[str, ...]:
+    """What the budget had no room for, in words."""
+    left = {f"{trials} of the search's trials": trials, f"up to {retests} more re-tests": retests}
+    limit = f"the budget of {study.config.budget.hours or 0:g} {unit(study.config)} had no room for"
+    return tuple(f"{limit} {what}" for what, number in left.items() if number)
 
 
 def _decide(field: Competition, tested: Retested, state: Race) -> Promotion:

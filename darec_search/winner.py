@@ -214,6 +214,8 @@ class Race:
     wanted: list[tuple[int, int]]
     belief: Belief | None
     clear: bool = False
+    left_out: int = 0
+    """Re-tests that there was no room for, at most."""
 
     @property
     def spent(self) -> int:
@@ -228,6 +230,7 @@ def race(
     budget: int,
     confidence: float,
     judge: Callable[[Array, Sequence[int]], Belief],
+    fits: Callable[[Sequence[tuple[int, int]]], int | None] | None = None,
 ) -> Race:
     """What to run next, as a function of the results so far.
 
@@ -237,12 +240,17 @@ def race(
         budget: re-tests at most; each arm gets one in any case.
         confidence: the race ends when an arm is the best with this probability.
         judge: the posterior for values [arms, seeds] and the numbers of the arms that they belong to.
+        fits: how many re-tests of a round there is room for; None for all. One of each arm is made in any case. A round
+            cut short is the last one.
     """
     alive, seeds = list(range(arms)), 0
     asked: list[tuple[int, int]] = []
     belief: Belief | None = None
-    while count := _seeds_each(len(alive), max(budget, arms) - len(asked)):
-        asked += [(arm, seed) for seed in range(seeds, seeds + count) for arm in alive]
+    while count := seeds_each(len(alive), max(budget, arms) - len(asked)):
+        whole = [(arm, seed) for seed in range(seeds, seeds + count) for arm in alive]
+        room = fits(whole) if fits is not None else None
+        turn = whole if room is None else whole[: max(room, 0 if asked else arms)]
+        asked += turn
         wanted = [key for key in asked if key not in results]
         if wanted:
             return Race(asked, wanted, belief)
@@ -256,13 +264,15 @@ def race(
         columns.sort(key=(-belief.means).__getitem__)
         if belief.best_of([*columns, *(set(range(len(tested))) - set(columns))]) >= confidence:
             return Race(asked, [], belief, clear=True)
+        if len(turn) < len(whole):
+            return Race(asked, [], belief, left_out=max(budget, arms) - len(asked))
         alive = [tested[column] for column in columns[: max(2, math.ceil(len(alive) / 2))]]
         if len(alive) < 2:
             break
     return Race(asked, [], belief)
 
 
-def _seeds_each(arms: int, left: int) -> int:
+def seeds_each(arms: int, left: int) -> int:
     """Seeds for each arm in the next round: an equal part of what is left for each halving; one each for two arms."""
     if left < arms:
         return 0

@@ -25,6 +25,7 @@ import torch
 
 from trainer.config import RunConfig
 from trainer.errors import NoSpace
+from trainer.training.attempts import Held
 from trainer.training.result import Row, Stop
 from trainer.training.run import run
 from trainer.training.warm import Warm
@@ -59,6 +60,7 @@ class LaneConfig(TypedDict):
     exchange: Any
     lane: str
     threads: int
+    cpus: float
     gpu_share: float
 
 
@@ -85,6 +87,7 @@ def lane_worker(config: LaneConfig) -> None:
                     device=device,
                     keep_model=job["keep_model"],
                     attempts=job["attempt"],
+                    held=Held(config["cpus"], config["gpu_share"]),
                 )
         except NoSpace as error:  # no other trial would fare better, and this one shall go on when there is room
             ray.get(exchange.halt.remote(str(error)))
@@ -98,7 +101,7 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
     """One run over all workers of this Ray Train group, which has set up `torch.distributed`.
 
     Args:
-        config: `run` (a `RunConfig` as JSON values), `folder`, `name` and `threads`.
+        config: `run` (a `RunConfig` as JSON values), `folder`, `name`, `threads`, and `cpus` and `gpus` of all workers.
 
     Returns:
         The `RunResult` as JSON values; Ray Train hands back that of rank 0.
@@ -115,6 +118,7 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
         worker=_worker_name(f"{config['name']}-{rank}"),
         device=_device(1.0),
         keep_model=True,
+        held=Held(config["cpus"], config["gpus"]),
     )
     if result.status in ("failed", "out_of_memory") and not Workers.current().all_ended():
         raise RuntimeError(f"worker {rank} ended as {result.status} while others went on: {result.reason}")
@@ -152,6 +156,8 @@ def _set_threads(threads: int) -> None:
 
 
 def _device(gpu_share: float) -> str:
+    if not torch.cuda.is_available():  # Ray may count GPUs that this machine has not
+        return "cpu"
     device = ray.train.torch.get_device()
     if device.type == "cuda" and 0 < gpu_share < 1:
         # Ray's share of a GPU is bookkeeping; this turns a neighbour's excess into an error of its own.

@@ -6,25 +6,31 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from darec_search.commands.output import print_json, say
+from darec_search.commands.output import console, print_json, say
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from darec_search.config import StudyConfig
+    from darec_search.estimate import Estimate
     from darec_search.findings import Findings
+    from darec_search.planning import Plan
+
+    Pricing = Callable[[StudyConfig, Plan], Estimate]
 
 
-def check(parsed: argparse.Namespace, rest: list[str]) -> None:
-    """Validate a study or run file."""
+def check(parsed: argparse.Namespace, rest: list[str], priced: Pricing | None = None) -> None:
+    """Validate a study or run file; `priced` tells what a study would cost."""
     from darec_search.config import read_yaml
     from darec_search.runfile import is_run_file
 
     if is_run_file(read_yaml(parsed.study)):
         _check_runs(parsed)
     else:
-        _check_study(parsed)
+        _check_study(parsed, priced)
 
 
-def _check_study(parsed: argparse.Namespace) -> None:
+def _check_study(parsed: argparse.Namespace, priced: Pricing | None) -> None:
     from dataclasses import asdict
 
     from darec_search import planning
@@ -38,7 +44,8 @@ def _check_study(parsed: argparse.Namespace) -> None:
         return
     plan = planning.size(config, dataset, layers)
     if parsed.json:
-        print_json({**asdict(plan), "runs": plan.runs, "folder": str(config.folder), "missing": []})
+        estimate = {"estimate": priced(config, plan).document()} if priced else {}
+        print_json({**asdict(plan), "runs": plan.runs, "folder": str(config.folder), "missing": [], **estimate})
         return
     say(f"{parsed.study} is valid. It would run, in {config.folder}:")
     if plan.weight_trials:
@@ -62,6 +69,10 @@ def _check_study(parsed: argparse.Namespace) -> None:
         say(f"  at most {plan.weights_again_trials} trials for λ again, at the best architecture")
     say(f"  each on {plan.search_users:,} of {plan.users:,} users, {config.resources.slots} at a time")
     say(f"  then at most {plan.retests} re-tests and {plan.full_runs} trainings on all users")
+    if priced is not None:
+        from darec_search.console import print_estimate
+
+        print_estimate(console, priced(config, plan))
 
 
 def _check_runs(parsed: argparse.Namespace) -> None:

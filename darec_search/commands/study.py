@@ -12,7 +12,9 @@ from darec_search.commands.output import console, print_json, say
 def run(parsed: argparse.Namespace, rest: list[str]) -> None:
     """The main job."""
     if parsed.dry_run:
-        check(parsed, rest)
+        from darec_search.estimate import measured
+
+        check(parsed, rest, None if parsed.no_timing else measured)
         return
     from darec_search import pipeline
     from darec_search.console import ConsoleObserver, print_result

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from darec_search.budget import Ledger, ledger
 from darec_search.insight import Insight, read_insight
 from darec_search.study import Study, Trial, best_trial, trial_fidelity
 from darec_search.variants import FIXED
@@ -103,6 +104,9 @@ class Facts:
     decision: Decision
     insight: Insight | None
     audit: Mapping[str, Any]
+    ledger: Ledger
+    cut: Sequence[str]
+    """What the budget had no room for."""
 
     @property
     def objective(self) -> str:
@@ -189,6 +193,8 @@ def gather(study: Study) -> Facts:
         decision=_decision(promotion),
         insight=read_insight(study.folder),
         audit=_mapping(study.folder / "audit.json"),
+        ledger=ledger(study),
+        cut=[str(text) for text in promotion.get("cut", [])],
     )
 
 
@@ -207,7 +213,7 @@ def verdict(facts: Facts) -> list[Sentence]:
     """By how much it won, and whether that means anything."""
     if facts.winner is None:
         return _progress(facts)
-    return [*_retests(facts, facts.winner), *_test(facts)]
+    return [*_retests(facts, facts.winner), *_test(facts), *(Sentence(sentence(text)) for text in facts.cut)]
 
 
 def lead(first: Candidate, second: Candidate) -> Sentence:

@@ -110,6 +110,8 @@ def _tiles(facts: Facts) -> str:
     for title, spent in (("CPU time", any(c.cpu_s for c in costs)), ("GPU time", any(c.gpu_s for c in costs))):
         if not spent:
             del tiles[title]
+    if facts.ledger.limit is not None or facts.ledger.price is not None:
+        tiles["spent"] = escape(facts.ledger.text)
     return f'<dl class="tiles">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in tiles.items())}</dl>\n'
 
 

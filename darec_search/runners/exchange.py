@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from trainer.training.attempts import end_open, lost
 from trainer.training.result import Cost, Row, RunResult, Stop, write_atomic
 
 if TYPE_CHECKING:  # trainer.worker loads torch, which a mailbox has no use for
@@ -166,6 +167,7 @@ class Exchange:
             return
         entry = self._entries[trial]
         entry.lost += 1
+        end_open(Path(entry.job["folder"]), reason, time.time())
         logger.warning("%s lost the worker of %s (%d of %d): %s", lane, trial, entry.lost, self._attempts, reason)
         result = _outcome(entry, worker, reason, self._attempts)
         if result is not None:
@@ -213,6 +215,7 @@ def _record(entry: _Entry, worker: str, status: Any, reason: str) -> RunResult:
         curve=entry.rows,
         worker=worker,
         attempts=entry.lost,
+        lost=lost(Path(entry.job["folder"])),
         cost=Cost(wall_s=now - entry.taken_at, started_at=entry.taken_at, ended_at=now),
     )
     write_atomic(Path(entry.job["folder"]) / "result.json", result.model_dump_json(indent=2))

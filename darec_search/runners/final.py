@@ -38,7 +38,7 @@ def run_final(study: StudyConfig, config: RunConfig, folder: Path, name: str = "
     if study.resources.runner == "local":
         from trainer.training.run import run
 
-        return run(config, folder, worker=name, keep_model=True)
+        return run(config, folder, worker=name, keep_model=True, held=study.resources.held)
     return _run_on_ray(study, config, folder, name)
 
 
@@ -58,6 +58,8 @@ def _run_on_ray(study: StudyConfig, config: RunConfig, folder: Path, name: str) 
         "folder": str(folder.absolute()),
         "name": name,
         "threads": int(promotion.cpus_per_worker),
+        "cpus": promotion.num_workers * promotion.cpus_per_worker,
+        "gpus": promotion.num_workers * promotion.gpus_per_worker,
     }
     trainer = train_run(
         run_worker,

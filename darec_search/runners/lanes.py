@@ -120,6 +120,7 @@ class Lanes:
             "exchange": self._exchange,
             "lane": lane,
             "threads": int(self._cpus),
+            "cpus": self._cpus,
             "gpu_share": self._gpus,
         }
         return train_run(

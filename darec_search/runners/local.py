@@ -50,6 +50,7 @@ class LocalRunner(Runner):
                     warm=self._warm,
                     worker="local",
                     keep_model=spec.keeps_model,
+                    held=self._study.config.resources.held,
                 ),
             )
         trial_id, training = self._running

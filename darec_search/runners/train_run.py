@@ -45,6 +45,8 @@ def train_run(
     return _torch.TorchTrainer(
         work,
         train_loop_config=dict(config),
+        # A worker alone talks to nobody; NCCL would refuse GPUs that Ray counts and the machine has not.
+        torch_config=_torch.TorchConfig(backend="gloo") if num_workers == 1 else None,
         scaling_config=_train.ScalingConfig(
             num_workers=num_workers,
             use_gpu=gpus > 0,

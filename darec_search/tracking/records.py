@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
+from darec_search.budget import ledger
 from darec_search.credentials import redact
 from darec_search.objective import objective_of
 from darec_search.study import Study, Trial, best_trial, trial_fidelity
@@ -77,9 +78,16 @@ def _study_record(study: Study, trials: Sequence[Trial], live: bool) -> Record:
         tags=_study_tags(study, trials),
         note=study_note(study),
         rows={CURVE: _progress(study, ended, started)},
-        summary=_test_metrics(read_json(study.folder / FINAL / "metrics.json")),
+        summary={**_test_metrics(read_json(study.folder / FINAL / "metrics.json")), **_spent(study)},
         artifacts=_study_artifacts(study),
     )
+
+
+def _spent(study: Study) -> dict[str, float]:
+    """What the whole study has cost: `cost/gpu_hours` or `cost/cpu_hours`, and `cost/price` where a price is given."""
+    spent = ledger(study)
+    hours = {f"cost/{spent.unit.lower().replace('-', '_')}": spent.hours}
+    return hours if spent.cost is None else {**hours, "cost/price": spent.cost}
 
 
 def _study_params(study: Study) -> dict[str, str]:

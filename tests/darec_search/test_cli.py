@@ -115,11 +115,41 @@ def test_verbose_may_stand_anywhere(capsys, home, tmp_path, command):
     assert cli.main([argument.format(file) for argument in command]) == 0
 
 
+def test_a_dry_run_times_real_steps_and_leaves_no_study(capsys, home, tmp_path):
+    sections = {
+        "output": str(tmp_path / "other"), "data": {"path": str(home / "data")}, "cache": str(home / "cache"),
+        "budget": {"hours": 1e-6, "price_per_hour": 4, "currency": "EUR"}, "optimization": {"patience": 1},
+    }  # fmt: skip
+    file = study_file(tmp_path, **sections)
+    before = {path for path in home.rglob("*") if path.is_file()}
+    estimate = run_json(capsys, "run", file, "--dry-run", "--json")["estimate"]
+    probe = estimate["probe"]
+    assert 0 < probe["step_s"]["low"] <= probe["step_s"]["middle"] <= probe["step_s"]["high"]
+    assert min(probe["evaluation_s"], probe["begin_s"], probe["checkpoint_bytes"], probe["model_bytes"]) > 0
+    assert probe["steps_per_epoch"] == 4  # 54 users by 16
+    assert probe["memory_bytes"]["high"] > 1e8
+    assert [(stage["name"], stage["trainings"]) for stage in estimate["stages"]] == [
+        ("search for λ", [2, 2]), ("search for bits", [3, 3]), ("re-tests", [4, 8]),
+        ("fixed arms on all users", [1, 2]), ("winner on all users", [1, 1]),
+    ]  # fmt: skip
+    for name in ("hours", "wall_hours", "disk_bytes", "cost"):
+        assert 0 < estimate[name]["low"] < estimate[name]["middle"] < estimate[name]["high"]
+    assert estimate["cost"]["high"] == pytest.approx(4 * estimate["hours"]["high"])
+    assert cli.main(["run", str(file), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "CPU-hours" in said
+    assert "EUR" in said
+    assert "budget.hours, 1e-06 CPU-hours, ends the search or the re-tests early" in said
+    assert "s on cpu, 1 thread(s)" in said
+    assert not (tmp_path / "other").exists()
+    assert {path for path in home.rglob("*") if path.is_file()} == before
+
+
 def test_check_says_what_would_run_and_writes_no_study(capsys, home, tmp_path):
     file = study_file(tmp_path, output=str(tmp_path / "other"), data={"path": str(home / "data")})
     plan = run_json(capsys, "check", file, "--json", "--set", "search.trials=9")
     assert (plan["search_trials"], plan["users"], plan["folder"]) == (9, USERS, str(tmp_path / "other"))
-    assert cli.main(["run", str(file), "--dry-run"]) == 0
+    assert cli.main(["run", str(file), "--dry-run", "--no-timing"]) == 0
     said = capsys.readouterr().out
     assert "2 trials for λ, in a grid, at the architecture serial" in said
     assert "3 trials proposed by random" in said

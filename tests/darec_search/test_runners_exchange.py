@@ -1,9 +1,12 @@
 """The mailbox between controller, Tune trials and lanes, without Ray."""
 
 import asyncio
+import json
+import time
 from pathlib import Path
 
 from darec_search.runners.exchange import Exchange
+from trainer.training.attempts import ATTEMPTS, recorded
 from trainer.training.result import RunResult, Stop, write_atomic
 from trainer.worker import Job
 
@@ -159,6 +162,22 @@ def test_too_many_lost_workers_are_recorded_as_failed_with_the_last_reason(tmp_p
     result = RunResult.model_validate_json((tmp_path / "a" / "result.json").read_text())
     assert (result.status, result.attempts) == ("failed", 2)
     assert result.reason == "its worker died 2 times (last: second)"
+
+
+def test_an_attempt_ends_when_its_worker_is_lost_and_says_why(tmp_path):
+    async def scenario():
+        exchange = await started(tmp_path, "a", attempts=2)
+        for reason in ("first", "second"):
+            await taken(exchange, "lane-0")
+            row = {"attempt": reason, "started_at": time.time() - 60, "worker": "lane-0/1", "cpus": 1, "gpus": 0}
+            with (tmp_path / "a" / ATTEMPTS).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            await exchange.lost("lane-0", reason)
+
+    (tmp_path / "a").mkdir()
+    asyncio.run(scenario())
+    assert [round(one.seconds) for one in recorded(tmp_path / "a")] == [60, 60]
+    assert RunResult.model_validate_json((tmp_path / "a" / "result.json").read_text()).lost == ("first", "second")
 
 
 def test_a_worker_ended_by_the_time_limit_is_not_replaced_for_that_trial(tmp_path):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from real_studies import real_study
 
+from darec_search.budget import trial_hours
 from darec_search.runners.base import DoneEvent, RowEvent
 from darec_search.runners.local import LocalRunner
 from darec_search.trial import Fidelity, make_spec
+from trainer.training.attempts import Held, recorded
 from trainer.training.result import Forecast, Stop
 
 STOP = Stop(reason="stopped after epoch 1 of 3: hopeless", forecast=Forecast(metric="mrr", value=0.02, stderr=0.004))
@@ -84,3 +86,22 @@ def test_a_trial_given_up_goes_on_and_reports_its_last_row_again(folder):
     assert row == before
     assert done.result.status == "pruned"
     assert done.result.curve == [row.row]
+
+
+def test_what_a_trial_took_before_it_was_cut_is_recorded(folder):
+    study = real_study(folder, "cut", resources={"cpus_per_lane": 2})
+    [spec] = asked(study, 2)
+    with LocalRunner(study) as runner:
+        runner.submit(spec)
+        runner.wait()
+    [first] = recorded(study.trial_folder(spec.id))
+    assert (first.cut, first.held) == ("it was stopped", Held(cpus=2))
+    assert first.seconds > 0
+    with LocalRunner(study) as runner:
+        runner.submit(spec)
+        to_the_end(runner)
+    assert study.trial(spec.id).result.lost == ("it was stopped",)
+    attempts = recorded(study.trial_folder(spec.id))
+    assert [one.cut for one in attempts] == ["it was stopped", None]
+    hours = sum(one.seconds for one in attempts) * 2 / 3600
+    assert trial_hours(study.config, study.trial(spec.id)) == pytest.approx(hours)

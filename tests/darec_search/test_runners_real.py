@@ -16,6 +16,7 @@ import real_studies
 from real_studies import real_study
 
 from darec_search import runners
+from darec_search.budget import final_hours
 from darec_search.config import PromotionConfig
 from darec_search.controller import search
 from darec_search.runners.base import DoneEvent, RowEvent
@@ -73,6 +74,7 @@ def test_trials_run_on_warm_lanes_and_survive_a_killed_worker(folder, measured):
         again = next(trial.result for trial in trials if trial.result.attempts == 2)
         assert pid_of(again.worker) != killed[0]
         assert [row["epoch"] for row in again.curve] == [1, 2, 3]  # it went on from its checkpoint
+        assert len(again.lost) == 1
     gaps = lane_gaps(trials)
     figures = " ".join(f"{gap:.3f}" for gap in gaps)
     measured(f"seconds from one trial's end to the next one's first step on a warm lane: {figures}")
@@ -161,6 +163,8 @@ def test_the_final_run_takes_two_workers_that_share_the_backbone(folder):
     assert len(result.curve) == 2
     assert (study.folder / "final" / "model.safetensors").exists()
     assert (study.folder / "final" / "result.json").exists()
+    # two CPUs for the time of the run, and what surrounds it
+    assert 2 * result.cost.wall_s / 3600 <= final_hours(study) < 2 * (result.cost.wall_s + 10) / 3600
 
 
 @pytest.mark.parametrize("kind", ["local", "ray"])

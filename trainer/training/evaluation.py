@@ -50,7 +50,7 @@ def read_histories(
         [n, output] on the device.
     """
     newest = histories.newest(max_items)
-    order, chunks = plan_chunks(_stream_tokens(packer, newest), _token_budget(device), Workers(0, 1))
+    order, chunks = plan_chunks(stream_tokens(packer, newest), _token_budget(device), Workers(0, 1))
     states = torch.empty(len(order), model.item_head.in_features, device=device)
     for chunk, found in zip(chunks, _states(model, packer, newest, users, chunks, device, vectors), strict=True):
         states[torch.from_numpy(chunk).to(device)] = found.float()
@@ -91,7 +91,7 @@ def rank_users(
         Ranks and top lists of all users, on the CPU.
     """
     newest = histories.newest(max_items)
-    order, chunks = plan_chunks(_stream_tokens(packer, newest), _token_budget(device), workers)
+    order, chunks = plan_chunks(stream_tokens(packer, newest), _token_budget(device), workers)
     users = np.arange(len(order)) if users is None else users
     scorer = ItemScorer.on(model.item_head, device)
     parts = []
@@ -179,7 +179,7 @@ def plan_chunks(
     return order, chunks
 
 
-def _stream_tokens(packer: StreamPacker, histories: Ragged) -> NDArray[np.int64]:
+def stream_tokens(packer: StreamPacker, histories: Ragged) -> NDArray[np.int64]:
     """[n] tokens of each history's stream."""
     ends = np.concatenate([[0], np.cumsum(packer.lengths[histories.values] + 1)])
     return np.diff(ends[histories.offsets])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trainer.config import RunConfig
+from trainer.ranking import Ranked
 from trainer.training.averaging import WeightAverage
 from trainer.training.checkpoint import Checkpoints, Progress
 from trainer.training.darec import DARecTask
@@ -117,7 +118,7 @@ class Training:
         with ahead(self.task.steps(progress.epoch, progress.epoch_step), self.device) as source:
             for step in source:
                 self.first_step_at = self.first_step_at or time.time()
-                sums_l += self._step(step, watch)
+                sums_l += self.step(step, watch)
                 names |= {"total", *(name for name, count in vars(step.terms).items() if count)}
                 progress.step += 1
                 progress.epoch_step += 1
@@ -129,7 +130,7 @@ class Training:
         progress.epoch, progress.epoch_step, progress.sums = progress.epoch + 1, 0, {}
         return {f"loss/{name}": value for name, value in _by_name(sums_l / max(n_steps, 1), names).items()}
 
-    def _step(self, step: Step, watch: LossWatch) -> Tensor:
+    def step(self, step: Step, watch: LossWatch) -> Tensor:
         """One optimiser step; the whole batch's losses in the order of `LOSSES`. Nothing in it waits for a GPU."""
         config, progress = self.config.optimization, self.progress
         total_steps = config.epochs * self.task.steps_per_epoch
@@ -163,9 +164,7 @@ class Training:
             self._evaluate_weights(losses)
 
     def _evaluate_weights(self, losses: dict[str, float]) -> None:
-        self.model.eval()
-        with autocast(self.config.execution.precision, self.device):
-            ranked = self.task.rank()
+        ranked = self.rank()
         metrics = validation_metrics(ranked)
         progress = self.progress
         self._count_time()
@@ -176,6 +175,12 @@ class Training:
             if self.workers.rank == 0:
                 save_ranks(self.folder, ranked.ranks, metrics["mrr"])
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.model.trained_state().items()}
+
+    def rank(self) -> Ranked:
+        """Ranks of the validation items; leaves the model in evaluation mode."""
+        self.model.eval()
+        with autocast(self.config.execution.precision, self.device):
+            return self.task.rank()
 
     def _save(self) -> None:
         if self.workers.rank == 0:

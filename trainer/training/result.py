@@ -61,6 +61,7 @@ class RunResult(Section):
     revision: str | None = Field(None, description="Commit of a Hugging Face id.")
     worker: str | None = Field(None, description="Who ran it: lane, process, node.")
     attempts: int = Field(1, description="Workers that it took.")
+    lost: tuple[str, ...] = Field((), description="Why each earlier attempt ended before its time, oldest first.")
 
     @property
     def objective(self) -> float | None:

@@ -11,7 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from trainer.config import RunConfig
 from trainer.errors import BadInput, NoSpace, no_space_told
+from trainer.training.attempts import Held, attempt, lost
 from trainer.training.deterministic import deterministic
 from trainer.training.divergence import Diverged
 from trainer.training.loop import Training
@@ -42,6 +43,7 @@ def run(
     device: str | None = None,
     keep_model: bool = False,
     attempts: int = 1,
+    held: Held | None = None,
 ) -> RunResult:
     """Train, or go on from `folder/checkpoint`, and write `folder/result.json` before returning.
 
@@ -54,12 +56,13 @@ def run(
         device: `cpu`, `cuda:0`, …; CUDA when there is some, if absent.
         keep_model: leave `model.safetensors` (the best checkpoint's trained tensors) in `folder`.
         attempts: workers that this run has taken, this one included.
+        held: what it holds over all its workers; where absent a CPU each, and a GPU if it trains on one.
 
     Returns:
         The result. Out of memory, divergence and any other error of the run are a status with a reason.
     """
     running = run_by_epochs(
-        config, folder, warm=warm, worker=worker, device=device, keep_model=keep_model, attempts=attempts
+        config, folder, warm=warm, worker=worker, device=device, keep_model=keep_model, attempts=attempts, held=held
     )
     answer = on_row if Workers.current().rank == 0 else None
     stop: Stop | None = None
@@ -82,8 +85,11 @@ def run_by_epochs(
     device: str | None = None,
     keep_model: bool = False,
     attempts: int = 1,
+    held: Held | None = None,
 ) -> Generator[Row, Stop | None, RunResult]:
     """A run that halts after every epoch; closed early, it leaves its checkpoint and no result.
+
+    However it ends, `attempts.jsonl` in its folder has how long it took.
 
     Args:
         config: as for `run`.
@@ -93,6 +99,7 @@ def run_by_epochs(
         device: as for `run`.
         keep_model: as for `run`.
         attempts: as for `run`.
+        held: as for `run`.
 
     Yields:
         Every evaluation, as `Training.epochs` does. A `Stop` that is sent back, to rank 0, ends all workers' run here,
@@ -100,6 +107,21 @@ def run_by_epochs(
     """
     workers = Workers.current()
     device = device or default_device()
+    held = held or Held(workers.world, workers.world if device.startswith("cuda") else 0)
+    with no_space_told(folder), attempt(folder, worker, held) if workers.rank == 0 else nullcontext():
+        return (yield from _by_epochs(config, folder, warm, worker, device, keep_model, attempts))
+
+
+def _by_epochs(
+    config: RunConfig,
+    folder: Path,
+    warm: Warm | None,
+    worker: str | None,
+    device: str,
+    keep_model: bool,
+    attempts: int,
+) -> Generator[Row, Stop | None, RunResult]:
+    workers = Workers.current()
     started_at, started = time.time(), time.monotonic()
     training: Training | None = None
     status: Status = "finished"
@@ -144,6 +166,7 @@ def run_by_epochs(
     forecast = stop.forecast if stop is not None and status == "pruned" else None
     result = result.model_copy(update={"worker": worker, "attempts": attempts, "forecast": forecast})
     if workers.rank == 0:
+        result = result.model_copy(update={"lost": lost(folder)})
         if keep_model and training is not None and status == "finished":
             with no_space_told(folder):
                 save_model(folder / "model.safetensors", training.best)
