@@ -24,6 +24,16 @@ SAMPLERS = {
     "grid": "darec_search.samplers.grid:GridSampler",
 }
 
+_TOGETHER = ("ax_bayes",)
+"""Samplers that think once for a whole block, in a time that is worth saving."""
+_BLOCKS = 16
+"""Blocks that are under way at a time where there are several trials in each."""
+
+
+def together(name: str, width: int) -> int:
+    """How many proposals make a block, which knows the same results, with `width` trials under way: 1 below 32."""
+    return max(1, width // _BLOCKS) if name in _TOGETHER else 1
+
 
 def create(name: str, space: SearchSpace, seed: int, *, costs: Sequence[float] = (), **options: Any) -> Sampler:
     """A sampler by name.
