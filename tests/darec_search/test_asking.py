@@ -237,11 +237,10 @@ def test_a_block_knows_the_same_and_holds_no_design_twice(tmp_path, blocks):
         assert trials[place].spec.point not in under_way
 
 
-@pytest.mark.parametrize("ahead", [0, 1])
-def test_killed_at_any_trial_of_a_block_it_asks_what_it_would_have_asked(tmp_path, blocks, ahead):
-    whole = asked(run(tiny(tmp_path / "whole", ahead=ahead, **WIDE), 8))
+def test_killed_at_any_trial_of_a_block_it_asks_what_it_would_have_asked(tmp_path, blocks):
+    whole = asked(run(tiny(tmp_path / "whole", **WIDE), 8))
     for last in [*({"submits": count} for count in range(7, 15)), *({"on_event": dies_after(n)} for n in (0, 3, 7))]:
-        study = tiny(tmp_path / str(len(list(tmp_path.iterdir()))), ahead=ahead, **WIDE)
+        study = tiny(tmp_path / str(len(list(tmp_path.iterdir()))), **WIDE)
         with pytest.raises(Broken):
             run(study, 8, **last)
         assert asked(run(Study.load(study.folder), 8)) == whole
