@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darec_search.samplers.acquisition import MixtureLogEI, log_expected_gain
+from darec_search.samplers.acquisition import MixtureLogEI, log_expected_gain, log_expected_improvement
 from darec_search.samplers.base import LEVEL, Observation, Recommendation, Suggestion
 from darec_search.samplers.candidates import Candidates
 from darec_search.samplers.feasibility import Feasibility
@@ -32,9 +32,10 @@ _COMPARED = 16
 _WITH_NEIGHBOURS = 4
 """So many of them with all designs one step away, as the best by the acquisition have often been tried cheaply."""
 _POOL = 1024
-"""Designs, best first by the acquisition, that compete for the places of a block."""
-_POOL_WITH_NEIGHBOURS = 16
-"""So many of them with all designs one step away: local optima, and what is left around them once they are taken."""
+"""Best designs by the acquisition that may compete for the places of a block, beside neighbours."""
+_POOL_WITH_NEIGHBOURS = (16, 32)
+"""So many of them with all designs one step away, and so many of the best of all these once more: what is left around
+the optima once they are taken is often two steps away."""
 _LINKS = 256
 """Links of fidelities that are weighed against each other."""
 _MATCHED = 16
@@ -188,9 +189,7 @@ class Proposer:
             what follows `chosen`; fewer than `count` when no more candidates are left.
         """
         look = self._look(observations, failures, pending, rng, infeasible)
-        best = self._points(look.designs[:_POOL])
-        points = self._with_neighbours(best, _POOL_WITH_NEIGHBOURS, failures)[:_POOL]
-        points = list(dict.fromkeys([*points, *(suggestion.point for suggestion in chosen)]))
+        points = list(dict.fromkeys([*self._pool(look, failures), *(suggestion.point for suggestion in chosen)]))
         x = self.encode(points)
         candidates = Candidates(look.model, x, look.incumbent, len(self.costs))
         weight = look.log_weight(x)
@@ -234,6 +233,15 @@ class Proposer:
 
     def _points(self, designs: Tensor) -> list[Point]:
         return [self.space.decode(design.numpy()) for design in designs]
+
+    def _pool(self, look: _Look, failures: Sequence[Point]) -> list[Point]:
+        """Designs that compete for the places of a block: the optima, and those one or two steps away."""
+        first, second = _POOL_WITH_NEIGHBOURS
+        points = self._with_neighbours(self._points(look.designs[:_POOL]), first, failures)
+        x = self.encode(points)
+        values = log_expected_improvement(look.model, x, look.incumbent) + look.log_weight(x)
+        order = torch.sort(rounded(values), descending=True, stable=True).indices[:_POOL]
+        return self._with_neighbours([points[place] for place in order.tolist()], second, failures)
 
     def _with_neighbours(self, best: Sequence[Point], count: int, failures: Sequence[Point]) -> list[Point]:
         """The best designs and those one step away from the first `count`, without failures."""
