@@ -4,7 +4,7 @@ A sampler's proposals follow the order of results, never the clock. With `width`
 `search.ahead` more), the k-th proposal (from 0) knows the first k - width + 1 results in the order in which they came,
 and has the other trials as pending ones. How long the sampler thinks, and what ends meanwhile, changes nothing.
 
-Where many trials are under way, g proposals make a block (`samplers.together`; g = 1 below 32): those of
+Where many trials are under way, g proposals make a block (`samplers.together`; g = 1 up to 64): those of
 k = 0 … g - 1, g … 2g - 1 and so on know what the first of them knows, and the sampler thinks once for all of them. A
 block that a stop has cut in two is completed from what its first part knew.
 

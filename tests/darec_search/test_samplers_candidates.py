@@ -32,7 +32,7 @@ def told(sampler, count: int):
 
 
 def test_blocks_grow_with_the_width_and_are_for_samplers_that_gain_by_them() -> None:
-    assert [together("ax_bayes", width) for width in (1, 8, 31, 32, 64, 512)] == [1, 1, 1, 2, 4, 32]
+    assert [together("ax_bayes", width) for width in (1, 8, 64, 65, 128, 512)] == [1, 1, 1, 4, 8, 32]
     assert together("random", 512) == together("optuna_gp", 512) == 1
 
 
