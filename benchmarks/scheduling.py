@@ -6,7 +6,8 @@ python benchmarks/scheduling.py [--quick] [--record] [--workers 8 64 512] [--rou
 Utilisation: the product's own controller and sampler, 36 bits and three loss weights, over simulated workers whose
 trials take a log-normal time with a median of `--minutes`. Trials take no wall time, but everything that this process
 does takes as long on the simulated clock as it took of the processor: a worker that waits for the sampler is idle.
-Counted from the first start until the last proposal was made; `--rounds` trials a worker.
+Counted from the first start until the last proposal was made; `--rounds` trials a worker. Beside it how many proposals
+repeat a design, and by how many MiB the most memory held in the last quarter of them exceeds that in the one before.
 
 Overhead: a tiny study on a real Ray of its own. Seconds a trial on a warm lane between the end of the one before and
 its own first optimiser step, and the same for the first trial of a lane, whose processes start.
@@ -26,6 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from problems import draw
 from recording import finish
@@ -75,10 +77,13 @@ class ClockedRunner(SimulatedRunner):
         super().__init__(study, outcome, slots)
         self._time, self._read = 0.0, time.process_time()
         self.last_submission = 0.0
+        self.mib: list[float] = []
+        """Memory of this process at every submission."""
 
     def submit(self, spec: TrialSpec) -> None:
         """Queue a trial; it starts when a slot is free, but not in the past."""
         self.last_submission = self.clock()
+        self.mib.append(psutil.Process().memory_info().rss / 2**20)
         super().submit(spec)
 
     def wait(self, timeout: float | None = None) -> list[Event]:
@@ -113,11 +118,15 @@ def _utilisation(workers: int, options: argparse.Namespace) -> dict[str, float]:
             search(study, runner)
         seconds = time.process_time() - started
         busy = [_within(trial, runner.last_submission) for trial in study.trials()]
+        designs = {trial.spec.point for trial in study.trials()}
+    quarter = trials // 4
     row = {
         "workers": workers,
         "trials": trials,
         "utilisation": round(sum(busy) / (workers * runner.last_submission), 3),
         "controller_s_per_trial": round(seconds / trials, 3),
+        "repeated": trials - len(designs),
+        "grown_mib": round(max(runner.mib[-quarter:]) - max(runner.mib[-2 * quarter : -quarter]), 1),
     }
     print(row, flush=True)
     return row

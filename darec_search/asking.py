@@ -4,6 +4,10 @@ A sampler's proposals follow the order of results, never the clock. With `width`
 `search.ahead` more), the k-th proposal (from 0) knows the first k - width + 1 results in the order in which they came,
 and has the other trials as pending ones. How long the sampler thinks, and what ends meanwhile, changes nothing.
 
+Where many trials are under way, g proposals make a block (`samplers.together`; g = 1 up to 64): those of
+k = 0 … g - 1, g … 2g - 1 and so on know what the first of them knows, and the sampler thinks once for all of them. A
+block that a stop has cut in two is completed from what its first part knew.
+
 A spec records whose results were told between the proposal before it and its own (`told`). So a study that is started
 again tells them in the same order, then takes the results that no proposal knew yet one by one, as they ended, and asks
 as it would have done without the stop.
@@ -232,8 +236,14 @@ class Proposed(Source):
         """Belongs to the thread."""
         for trial in (*known, *history, *self._arrived):
             self.stopping.ended(trial)
+        self._together = samplers.together(config.sampler, width)
+        self._asked = len(trials)
+        self._block = {trial.spec.id for trial in trials[_start_of_block(trials, self._together) :]}
+        """Trials of the block that is being proposed."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampler")
-        self._answer: Future[Suggestion] | None = None
+        self._answer: Future[list[Suggestion]] | None = None
+        self._ready: deque[Suggestion] = deque()
+        """The rest of the block."""
         self._told: list[str] = []
 
     def __enter__(self) -> Self:
@@ -251,12 +261,13 @@ class Proposed(Source):
     def next(self, patience: float | None) -> TrialSpec | None:
         if self._unfinished:
             return self._unfinished.popleft()
-        self._ask()
-        if self._answer is None or not wait([self._answer], patience).done:
+        if not self._is_ready(patience):
             return None
-        suggestion, self._answer = self._answer.result(), None
-        spec = self._request(suggestion)
+        spec = self._request(self._ready.popleft())
         self._untold[spec.id] = spec
+        self._block.add(spec.id)
+        self._told = []
+        self._asked += 1
         return spec
 
     def done(self, trial: Trial) -> None:
@@ -273,17 +284,39 @@ class Proposed(Source):
         self._arrived.clear()
         return self._thread.submit(self._recommend, news).result()
 
-    def _ask(self) -> None:
-        """Let the sampler begin to think if it is idle and the results that the next proposal has to know are there."""
-        needed = self._needed() if self._answer is None else None
-        if needed is None:
+    def _is_ready(self, patience: float | None) -> bool:
+        """Whether the next proposal is there, and there is room for it; if not, the sampler thinks if it can."""
+        if self._answer is None:
+            needed = self._needed()
+            if needed is None:
+                return False
+            self._ask(needed)
+        if self._answer is not None:
+            if not wait([self._answer], patience).done:
+                return False
+            self._ready.extend(self._answer.result())
+            self._answer = None
+        return True
+
+    def _ask(self, needed: int) -> None:
+        """Let the sampler begin to think of a new block, or of the rest of one, if it is not there.
+
+        Args:
+            needed: results that a new block has to know.
+        """
+        if needed or self._asked % self._together == 0:
+            self._block.clear()
+            self._ready.clear()
+        if self._ready:
             return
         results = [self._arrived.popleft() for _ in range(needed)]
         self._told = [trial.spec.id for trial in results]
         for trial_id in self._told:
             del self._untold[trial_id]
-        pending = [self._part.suggestion(spec) for spec in self._untold.values()]
-        self._answer = self._thread.submit(self._think, [*self._news, *results], pending)
+        pending = [self._part.suggestion(spec) for spec in self._untold.values() if spec.id not in self._block]
+        chosen = [self._part.suggestion(spec) for spec in self._untold.values() if spec.id in self._block]
+        count = self._together - self._asked % self._together
+        self._answer = self._thread.submit(self._think, [*self._news, *results], pending, chosen, count)
         self._news = []
         self._history += results
         self._spent += sum(self._part.spent(trial) for trial in results)
@@ -291,16 +324,18 @@ class Proposed(Source):
     def _needed(self) -> int | None:
         """How many more results the next proposal has to know; None while they are not there, or when all is spent.
 
-        So many that `width - 1` trials remain unknown, and what is spent and under way leaves room for a whole one, by
-        `search.trials` and by the budget.
+        So many that `width - 1` trials remain unknown at the start of a block, and that what is spent and under way
+        leaves room for a whole trial, by `search.trials` and by the budget.
         """
         self.left_out = 0
+        least = len(self._untold) - self._width + 1 if self._asked % self._together == 0 else 0
+        if least > len(self._arrived):
+            return None
         under_way = sum(self._part.share(spec) for spec in self._untold.values())
-        for known in range(max(0, len(self._untold) - self._width + 1), len(self._arrived) + 1):
-            results = [self._arrived[place] for place in range(known)]
-            left = sum(self._part.share(trial.spec) - self._part.spent(trial) for trial in results)
-            room = self._trials + _ROUNDING - (self._spent + under_way - left)
-            if room >= 1 and self._within_budget(results):
+        left = [0.0, *itertools.accumulate(self._part.share(t.spec) - self._part.spent(t) for t in self._arrived)]
+        for known in range(max(0, least), len(left)):
+            room = self._trials + _ROUNDING - (self._spent + under_way - left[known])
+            if room >= 1 and self._within_budget(list(itertools.islice(self._arrived, known))):
                 self.left_out = 0
                 return known
             self.left_out = max(0, math.floor(room))
@@ -312,8 +347,11 @@ class Proposed(Source):
         unknown = [spec for trial_id, spec in self._untold.items() if trial_id not in known]
         return self._allowance.search_goes_on([*self._history, *results], unknown)
 
-    def _think(self, news: Sequence[Trial], pending: Sequence[Suggestion]) -> Suggestion:
-        return self._informed(news).suggest(pending)
+    def _think(
+        self, news: Sequence[Trial], pending: Sequence[Suggestion], chosen: Sequence[Suggestion], count: int
+    ) -> list[Suggestion]:
+        sampler = self._informed(news)
+        return sampler.suggest_together(pending, count, chosen) if self._together > 1 else [sampler.suggest(pending)]
 
     def _recommend(self, news: Sequence[Trial]) -> Point:
         return self._informed(news).best()
@@ -344,6 +382,17 @@ def _order_of_telling(trials: Sequence[Trial]) -> tuple[list[Trial], deque[Trial
     ended = {trial.spec.id: trial for trial in trials if trial.result}
     told = [ended.pop(trial_id) for trial in trials for trial_id in trial.spec.told if trial_id in ended]
     return told, deque(sorted(ended.values(), key=_end))
+
+
+def _start_of_block(trials: Sequence[Trial], together: int) -> int:
+    """Place of the first trial of the block to which the next proposal belongs, of which there may be none yet.
+
+    Results begin a block too: near the end of the budget one more proposal may have to wait for what a trial leaves.
+    """
+    if len(trials) % together == 0:
+        return len(trials)
+    starts = (place for place, trial in enumerate(trials) if place % together == 0 or trial.spec.told)
+    return max(starts)
 
 
 def _end(trial: Trial) -> tuple[float, int]:

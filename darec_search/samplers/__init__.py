@@ -24,6 +24,18 @@ SAMPLERS = {
     "grid": "darec_search.samplers.grid:GridSampler",
 }
 
+_TOGETHER = ("ax_bayes",)
+"""Samplers that think once for a whole block, in a time that is worth saving."""
+_ALONE_UP_TO = 64
+"""Trials under way up to which the sampler keeps up with trials of minutes, one proposal at a time."""
+_BLOCKS = 16
+"""Blocks that are under way at a time beyond that."""
+
+
+def together(name: str, width: int) -> int:
+    """How many proposals make a block, which knows the same results, with `width` trials under way: 1 up to 64."""
+    return max(1, width // _BLOCKS) if name in _TOGETHER and width > _ALONE_UP_TO else 1
+
 
 def create(name: str, space: SearchSpace, seed: int, *, costs: Sequence[float] = (), **options: Any) -> Sampler:
     """A sampler by name.

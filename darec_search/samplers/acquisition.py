@@ -38,7 +38,7 @@ def log_expected_improvement(surrogate: Surrogate, x: Tensor, incumbent: float) 
         [m] values.
     """
     means, variances = surrogate.marginals(x)
-    return _log_improvement(means, variances.sqrt(), surrogate.weights, incumbent)
+    return log_improvement(means, variances.sqrt(), surrogate.weights, incumbent)
 
 
 def log_expected_gain(model: StructuredMixture, x: Tensor, incumbent: float, fidelity: int) -> Tensor:
@@ -57,10 +57,11 @@ def log_expected_gain(model: StructuredMixture, x: Tensor, incumbent: float, fid
         [m] values.
     """
     moves = model.learnable(x, fidelity).clamp_min(1e-20).sqrt()
-    return _log_improvement(model.marginals(x)[0], moves, model.weights, incumbent)
+    return log_improvement(model.marginals(x)[0], moves, model.weights, incumbent)
 
 
-def _log_improvement(means: Tensor, sigma: Tensor, weights: Tensor, incumbent: float) -> Tensor:
+def log_improvement(means: Tensor, sigma: Tensor, weights: Tensor, incumbent: float) -> Tensor:
+    """Log of Σ_c w_c EI_c from means [C, m], standard deviations [C, m] and weights [C]: [m]."""
     log_ei = _log_ei_helper((means - incumbent) / sigma) + sigma.log()
     return torch.logsumexp(weights.log()[:, None] + log_ei, 0)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -60,7 +60,8 @@ class AxBayesSampler(Sampler):
 
     def __init__(self, space: SearchSpace, seed: int, options: AxBayesOptions) -> None:
         super().__init__(space, seed, options)
-        self._proposer = Proposer(space, options.bank, polish=options.acquisition_optimizer == "polished")
+        self._polished = options.acquisition_optimizer == "polished"
+        self._proposer = Proposer(space, options.bank, polish=self._polished)
         self._begin(spread(space, seed, options.start))
 
     def _begin(self, start: list[Point]) -> None:
@@ -95,15 +96,31 @@ class AxBayesSampler(Sampler):
         return self._propose_at([Suggestion(point) for point in pending], rng).point
 
     def _propose_at(self, pending: list[Suggestion], rng: np.random.Generator) -> Suggestion:
+        self._prepare(pending, rng)
+        with single_thread():
+            ((_, parameters),) = self.client.get_next_trials(max_trials=1).items()
+        return self._parameters.decode(parameters)
+
+    def _propose_together(self, pending: list[Suggestion], count: int, chosen: list[Suggestion]) -> list[Suggestion]:
+        if not self._polished:  # every draw has a θ of its own
+            return super()._propose_together(pending, count, chosen)
+        self._prepare([*pending, *chosen], self._rng(pending))
+        # Ax would hand the node one design at a time, and compare all pending ones with each other before each.
+        self._node.update_generator_state(self._experiment, self._experiment.lookup_data())
+        with single_thread():
+            together = self._node.together(pending, count, chosen, self._rng)
+        for suggestion in together:
+            self.client.attach_trial(self._parameters.encode(suggestion))
+        return together
+
+    def _prepare(self, pending: list[Suggestion], rng: np.random.Generator) -> None:
+        """Tell Ax what is under way, and the node what Ax does not know."""
         self._synchronise(pending)
         self._node.rng, self._node.infeasible, self._node.given_up = (
             rng,
             self.history.infeasible,
             self.history.given_up(),
         )
-        with single_thread():
-            ((_, parameters),) = self.client.get_next_trials(max_trials=1).items()
-        return self._parameters.decode(parameters)
 
     def _recommend(self, count: int) -> list[Recommendation]:
         with single_thread():
@@ -216,17 +233,55 @@ class _Node(ExternalGenerationNode):
         pending = [suggestion for suggestion in pending if suggestion not in self._dropped]
         return self._parameters.encode(self._next(pending))
 
+    def together(
+        self,
+        pending: list[Suggestion],
+        count: int,
+        chosen: list[Suggestion],
+        rng_of: Callable[[Sequence[Suggestion]], np.random.Generator],
+    ) -> list[Suggestion]:
+        """What follows `chosen` in a block; the proposer thinks once for all that it proposes.
+
+        Args:
+            pending: what is under way apart from the block.
+            count: designs wanted.
+            chosen: what of the block has been suggested before.
+            rng_of: the generator of a proposal with so much under way, for those that need no thought.
+        """
+        block = list(chosen)
+        while len(block) < len(chosen) + count and (design := self._start_design([*pending, *block])):
+            block.append(design)
+        left = len(chosen) + count - len(block)
+        if self._observations and left:
+            block += self._proposer.propose_together(
+                self._observations, self.given_up, pending, block, left, self.rng, self.infeasible
+            )
+        while len(block) < len(chosen) + count:
+            block.append(self._unseen([*pending, *block], rng_of([*pending, *block])))
+        return block[len(chosen) :]
+
     def _next(self, pending: list[Suggestion]) -> Suggestion:
-        seen = [observation.point for observation in self._observations] + self.given_up
-        running = [suggestion.point for suggestion in pending]
-        taken = {*seen, *running}
+        start = self._start_design(pending)
+        if start is not None:
+            return start
+        if self._observations:
+            proposal = self._proposer.propose(self._observations, self.given_up, pending, self.rng, self.infeasible)
+            if proposal is not None:
+                return proposal
+        return self._unseen(pending, self.rng)
+
+    def _start_design(self, pending: list[Suggestion]) -> Suggestion | None:
+        """The next of the start designs; None when enough designs have been tried."""
+        taken = {*self._seen(), *(suggestion.point for suggestion in pending)}
         # Loss weights tried at one architecture (a λ grid) say nothing about bits: only architectures count.
         if len({point.bits for point in taken}) < len(self.start):
             for place, point in enumerate(self.start):
                 if point not in taken:
                     return Suggestion(point, place % len(self._proposer.costs))
-        if self._observations:
-            proposal = self._proposer.propose(self._observations, self.given_up, pending, self.rng, self.infeasible)
-            if proposal is not None:
-                return proposal
-        return Suggestion(unseen(self._space, self.rng, seen, running))
+        return None
+
+    def _unseen(self, pending: list[Suggestion], rng: np.random.Generator) -> Suggestion:
+        return Suggestion(unseen(self._space, rng, self._seen(), [suggestion.point for suggestion in pending]))
+
+    def _seen(self) -> list[Point]:
+        return [observation.point for observation in self._observations] + self.given_up

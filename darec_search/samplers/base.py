@@ -175,6 +175,25 @@ class Sampler(ABC):
             self._require(suggestion.point, suggestion.fidelity)
         return self._propose_at(list(pending), self._rng(pending))
 
+    def suggest_together(
+        self, pending: Sequence[Suggestion], count: int, chosen: Sequence[Suggestion] = ()
+    ) -> list[Suggestion]:
+        """A block of points that know the same results, each the ones before it; a sampler may think once for all.
+
+        A block can be had in parts: the first c, and what follows them when they are named as `chosen`.
+
+        Args:
+            pending: what is under way apart from the block.
+            count: points wanted, at least 1.
+            chosen: what of the block has been suggested before.
+
+        Raises:
+            ValueError: if a point or fidelity under way is none of the sampler's.
+        """
+        for suggestion in (*pending, *chosen):
+            self._require(suggestion.point, suggestion.fidelity)
+        return self._propose_together(list(pending), count, list(chosen))
+
     def ask(self, pending: Sequence[Point] = ()) -> Point:
         """The next point to evaluate at the target.
 
@@ -255,6 +274,13 @@ class Sampler(ABC):
     def _propose_at(self, pending: list[Suggestion], rng: np.random.Generator) -> Suggestion:
         """As `_propose`, for samplers that know fidelities."""
         return Suggestion(self._propose([suggestion.point for suggestion in pending], rng))
+
+    def _propose_together(self, pending: list[Suggestion], count: int, chosen: list[Suggestion]) -> list[Suggestion]:
+        """By default one after the other."""
+        running = [*pending, *chosen]
+        for _ in range(count):
+            running.append(self._propose_at(running, self._rng(running)))
+        return running[-count:]
 
     def _use_fidelities(self, costs: tuple[float, ...]) -> None:
         raise ValueError(f"{type(self).__name__} does not learn from cheaper evaluations")

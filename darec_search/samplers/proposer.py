@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from darec_search.samplers.acquisition import MixtureLogEI, log_expected_gain
+from darec_search.samplers.acquisition import MixtureLogEI, log_expected_gain, log_expected_improvement
 from darec_search.samplers.base import LEVEL, Observation, Recommendation, Suggestion
+from darec_search.samplers.candidates import Candidates
 from darec_search.samplers.feasibility import Feasibility
 from darec_search.samplers.fidelity import Links, comparable, draw_links, neutral_links, target_is_due
 from darec_search.samplers.kernels import StructuredKernels, bank
@@ -29,6 +31,11 @@ _COMPARED = 16
 """Designs, best first by the acquisition, that compete for the largest gain for its cost."""
 _WITH_NEIGHBOURS = 4
 """So many of them with all designs one step away, as the best by the acquisition have often been tried cheaply."""
+_POOL = 1024
+"""Best designs by the acquisition that may compete for the places of a block, beside neighbours."""
+_POOL_WITH_NEIGHBOURS = (16, 32)
+"""So many of them with all designs one step away, and so many of the best of all these once more: what is left around
+the optima once they are taken is often two steps away."""
 _LINKS = 256
 """Links of fidelities that are weighed against each other."""
 _MATCHED = 16
@@ -140,6 +147,73 @@ class Proposer:
         Returns:
             None when no such design is left or, without the polish, was drawn.
         """
+        look = self._look(observations, failures, pending, rng, infeasible)
+        if not len(look.designs):
+            return None
+        best = self._points(look.designs[:_COMPARED])
+        if len(self.costs) == 1:
+            return Suggestion(best[0])
+        points = self._with_neighbours(best, _WITH_NEIGHBOURS, failures)
+        x = self.encode(points)
+
+        def log_gains(fidelity: int) -> Tensor:
+            return log_expected_gain(look.model, x, look.incumbent, fidelity) + look.log_weight(x)
+
+        return self._most_gain(points, look.tried, log_gains)
+
+    def propose_together(
+        self,
+        observations: Sequence[Observation],
+        failures: Sequence[Point],
+        pending: Sequence[Suggestion],
+        chosen: Sequence[Suggestion],
+        count: int,
+        rng: np.random.Generator,
+        infeasible: Sequence[Point] = (),
+    ) -> list[Suggestion]:
+        """Designs that are tried at the same time, from one look at the results.
+
+        The acquisition is optimised once. Its optima and their neighbours compete: the best is taken, counts as under
+        way from then on (`Candidates`), and the best of the others is next.
+
+        Args:
+            observations: at least one.
+            failures: designs without a value, not proposed again.
+            pending: designs under way.
+            chosen: those that were chosen together with the wanted ones, before them; not among `pending`.
+            count: designs wanted.
+            rng: for the optimiser.
+            infeasible: as for `propose`.
+
+        Returns:
+            what follows `chosen`; fewer than `count` when no more candidates are left.
+        """
+        look = self._look(observations, failures, pending, rng, infeasible)
+        points = list(dict.fromkeys([*self._pool(look, failures), *(suggestion.point for suggestion in chosen)]))
+        x = self.encode(points)
+        candidates = Candidates(look.model, x, look.incumbent, len(self.costs))
+        weight = look.log_weight(x)
+        together: list[Suggestion] = []
+        for place in range(len(chosen) + count):
+            following = chosen[place] if place < len(chosen) else None
+            following = following or self._most_gain(
+                points, [*look.tried, *together], lambda fidelity: candidates.log_gains(fidelity) + weight
+            )
+            if following is None:
+                break
+            candidates.choose(points.index(following.point), following.fidelity)
+            together.append(following)
+        return together[len(chosen) :]
+
+    def _look(
+        self,
+        observations: Sequence[Observation],
+        failures: Sequence[Point],
+        pending: Sequence[Suggestion],
+        rng: np.random.Generator,
+        infeasible: Sequence[Point],
+    ) -> _Look:
+        """Fit the surrogate and optimise the acquisition."""
         observations = self._comparable(observations)
         model = self.model(_informative(observations))
         told = torch.unique(self.encode([observation.point for observation in observations]), dim=0)
@@ -148,26 +222,32 @@ class Proposer:
         running = list(dict.fromkeys(pending))
         fidelities = torch.tensor([suggestion.fidelity for suggestion in running], dtype=torch.long)
         model.pending(self.encode([suggestion.point for suggestion in running]), fidelities)
-        values: Acquisition = MixtureLogEI(model, incumbent).values
         feasible = (
             Feasibility(self._kernels, told, torch.unique(self.encode(infeasible), dim=0)) if infeasible else None
         )
         tried = [Suggestion(o.point, o.fidelity) for o in observations] + list(pending)
         exclude = self.encode([t.point for t in tried if t.fidelity == 0] + list(failures))
+        values: Acquisition = MixtureLogEI(model, incumbent).values
         designs = self._best(_constrained(values, feasible), rng, centres, exclude)
-        if not len(designs):
-            return None
-        best = [self.space.decode(design.numpy()) for design in designs[:_COMPARED]]
-        if len(self.costs) == 1:
-            return Suggestion(best[0])
+        return _Look(model, incumbent, feasible, tried, designs)
 
-        def log_gain(x: Tensor, fidelity: int) -> Tensor:
-            return _constrained(lambda at: log_expected_gain(model, at, incumbent, fidelity), feasible)(x)
+    def _points(self, designs: Tensor) -> list[Point]:
+        return [self.space.decode(design.numpy()) for design in designs]
 
-        near = [point for centre in best[:_WITH_NEIGHBOURS] for point in self.space.neighbours(centre)]
+    def _pool(self, look: _Look, failures: Sequence[Point]) -> list[Point]:
+        """Designs that compete for the places of a block: the optima, and those one or two steps away."""
+        first, second = _POOL_WITH_NEIGHBOURS
+        points = self._with_neighbours(self._points(look.designs[:_POOL]), first, failures)
+        x = self.encode(points)
+        values = log_expected_improvement(look.model, x, look.incumbent) + look.log_weight(x)
+        order = torch.sort(rounded(values), descending=True, stable=True).indices[:_POOL]
+        return self._with_neighbours([points[place] for place in order.tolist()], second, failures)
+
+    def _with_neighbours(self, best: Sequence[Point], count: int, failures: Sequence[Point]) -> list[Point]:
+        """The best designs and those one step away from the first `count`, without failures."""
+        near = [point for centre in best[:count] for point in self.space.neighbours(centre)]
         given_up = set(failures)
-        points = [point for point in dict.fromkeys([*best, *near]) if point not in given_up]
-        return self._most_gain(points, tried, log_gain)
+        return [point for point in dict.fromkeys([*best, *near]) if point not in given_up]
 
     def _best(self, values: Acquisition, rng: np.random.Generator, centres: Tensor, exclude: Tensor) -> Tensor:
         """Designs [m, D] with large values, best first; the first one is what the optimiser ends with."""
@@ -177,18 +257,23 @@ class Proposer:
         return exclude[:0] if drawn is None else drawn[None]
 
     def _most_gain(
-        self, points: Sequence[Point], tried: Sequence[Suggestion], log_gain: Callable[[Tensor, int], Tensor]
-    ) -> Suggestion:
-        """The design and fidelity with the largest gain for its cost."""
-        x = self.encode(points)
+        self, points: Sequence[Point], tried: Sequence[Suggestion], log_gains: Callable[[int], Tensor]
+    ) -> Suggestion | None:
+        """The design and fidelity with the largest gain for its cost; None when all have been tried.
+
+        Args:
+            points: designs that compete.
+            tried: everything told and under way.
+            log_gains: by fidelity the gain of trying each of them.
+        """
         cheapest = {point: len(self.costs) for point in points}
         for known in tried:
             if known.point in cheapest:
                 cheapest[known.point] = min(cheapest[known.point], known.fidelity)
         due = target_is_due(self.costs, [known.fidelity for known in tried])
-        best, chosen = -math.inf, Suggestion(points[0])
+        best, chosen = -math.inf, None
         for fidelity, cost in enumerate(self.costs[:1] if due else self.costs):
-            gains = rounded(log_gain(x, fidelity) - math.log(cost)).tolist()
+            gains = rounded(log_gains(fidelity) - math.log(cost)).tolist()
             for point, gain in zip(points, gains, strict=True):
                 if fidelity < cheapest[point] and gain > best:
                     best, chosen = gain, Suggestion(point, fidelity)
@@ -231,6 +316,29 @@ class Proposer:
         drawn = self.encode([self.space.sample(rng) for _ in range(len(best))])
         redrawn = torch.from_numpy(rng.random(best.shape)) < 0.2
         return torch.cat([best, torch.where(redrawn, drawn, best)])
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a proposal rests on.
+
+    Args:
+        model: the surrogate, designs under way included.
+        incumbent: value to improve on.
+        feasible: where failures tell it.
+        tried: everything told and under way.
+        designs: [m, D] encoded designs with large acquisition values, best first.
+    """
+
+    model: StructuredMixture
+    incumbent: float
+    feasible: Feasibility | None
+    tried: list[Suggestion]
+    designs: Tensor
+
+    def log_weight(self, x: Tensor) -> Tensor | float:
+        """[m] log of the chance that a design ends well, where failures tell it; it is added to the log of a gain."""
+        return self.feasible.log_weight(x) if self.feasible else 0.0
 
 
 def _constrained(values: Acquisition, feasibility: Feasibility | None) -> Acquisition:

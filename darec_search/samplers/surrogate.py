@@ -202,14 +202,50 @@ class StructuredMixture(Model):
         Returns:
             means [C, m] and variances [C, m], in the objective's units.
         """
+        means, projected = self.projected(x, fidelity)
+        variance = self.prior_variance(x, fidelity) - projected.square().sum(1)
+        return means, self._spread**2 * (variance.clamp_min(1e-10) * self._amplitude[:, None])
+
+    def projected(self, x: Tensor, fidelity: int = 0) -> tuple[Tensor, Tensor]:
+        """Posterior mean at each point, and what the observations explain of the prior.
+
+        Args:
+            x: [m, D] encoded points.
+            fidelity: the target, or a cheaper one that the data have.
+
+        Returns:
+            means [C, m] in the objective's units; V [C, n, m], which makes the posterior covariance of any two points,
+            in units of `unit`, their prior `covariance` minus the product of their columns.
+        """
         cross = self._cross(x, fidelity)
-        prior = self._prior.variance(x, fidelity)
         mean = torch.einsum("cnm,cn->cm", cross, self._alpha)
         if self._trend:
             mean = mean + self._prior.expected(x, fidelity)
-        explained = (self._inverse @ cross).square().sum(1)
-        variance = (prior - explained).clamp_min(1e-10) * self._amplitude[:, None]
-        return self._mean + self._spread * mean, self._spread**2 * variance
+        return self._mean + self._spread * mean, self._inverse @ cross
+
+    def prior_variance(self, x: Tensor, fidelity: int = 0) -> Tensor:
+        """[C, m] of f at each point and a fidelity, in units of `unit`."""
+        return self._prior.variance(x, fidelity)
+
+    def covariance(self, left: Tensor, fidelity: int, right: Tensor, other: int) -> Tensor:
+        """[C, k, m] prior covariance of f at points [k, D] and a fidelity with f at points [m, D] and another one."""
+        covariance = _combine(self._kernels.gram(left, right), self.weightings)
+        if self._links is None:
+            return covariance
+        return self._links.toward(covariance, torch.full((len(left),), fidelity), other)
+
+    def link(self, fidelity: int) -> Tensor | float:
+        """[C, 1] covariance of f(x) at a fidelity with f(x) at the target, over the latter's variance."""
+        return 1.0 if self._links is None else self._links.signal[:, fidelity, 0, None]
+
+    def noise_variance(self, fidelity: int = 0) -> Tensor:
+        """[C] of a new observation, in units of `unit`."""
+        return self.noise if self._links is None else self.noise * self._links.noise[:, fidelity]
+
+    @property
+    def unit(self) -> Tensor:
+        """[C] the objective's squared units in which components count variances."""
+        return self._spread**2 * self._amplitude
 
     def at_target(self, x: Tensor, y: Tensor, fidelity: int) -> Tensor:
         """Noisy observations [m] at a fidelity as they would be at the target: its mean, and their residuals."""
@@ -230,12 +266,9 @@ class StructuredMixture(Model):
             [C, m] falls of the variances, in the objective's units.
         """
         target, seen = self._inverse @ self._cross(x), self._inverse @ self._cross(x, fidelity)
-        prior, noise = self._prior.variance(x, 0), self.noise
-        if self._links is not None:
-            prior = prior * self._links.signal[:, fidelity, 0, None]
-            noise = noise * self._links.noise[:, fidelity]
-        shared = prior - (target * seen).sum(1)
-        variance = (self._prior.variance(x, fidelity) - seen.square().sum(1)).clamp_min(1e-10)
+        shared = self.prior_variance(x) * self.link(fidelity) - (target * seen).sum(1)
+        variance = (self.prior_variance(x, fidelity) - seen.square().sum(1)).clamp_min(1e-10)
+        noise = self.noise_variance(fidelity)
         fall = shared.square() / (variance + noise[:, None]) * self._amplitude[:, None]
         return self._spread**2 * fall
 

@@ -15,7 +15,7 @@ from darec_search.runners.base import DoneEvent, Runner
 from darec_search.samplers.base import Options, Sampler, unseen
 from darec_search.space import SearchSpace
 from darec_search.study import Study
-from trainer.training.result import Cost, RunResult, write_atomic
+from trainer.training.result import Cost, Forecast, RunResult, write_atomic
 
 TRIALS = 9
 SAMPLERS = {
@@ -56,11 +56,14 @@ class Lanes(Runner):
         spec = min(list(self._queue)[: self.slots], key=self._key)
         self._queue.remove(spec)
         clock = sum(trial.result is not None for trial in self._study.trials())
-        result = RunResult(status="finished", metrics=metrics(spec), cost=Cost(ended_at=clock))
-        if spec.bits[:3] == (1, 1, 1) and spec.stage != "weights":
-            result = RunResult(status="out_of_memory", reason="as planned", cost=Cost(ended_at=clock))
+        result = self.result(spec, Cost(ended_at=clock))
         write_atomic(self._study.trial_folder(spec.id) / "result.json", result.model_dump_json())
         return [DoneEvent(spec.id, result)]
+
+    def result(self, spec, cost):
+        if spec.bits[:3] == (1, 1, 1) and spec.stage != "weights":
+            return RunResult(status="out_of_memory", reason="as planned", cost=cost)
+        return RunResult(status="finished", metrics=metrics(spec), cost=cost)
 
     def stop(self, trial_id, stop):
         """No trial has rows to be stopped by."""
@@ -71,6 +74,17 @@ class Lanes(Runner):
 
 class InProcessLanes(Lanes):
     in_process = True
+
+
+class Pruning(InProcessLanes):
+    """Half of the trials are stopped after one of eight epochs, and leave the others for more."""
+
+    def result(self, spec, cost):
+        if spec.bits[0]:
+            return super().result(spec, cost)
+        forecast = Forecast(metric="mrr", value=metrics(spec)["mrr"], stderr=0.1)
+        row = {"epoch": 1.0, **metrics(spec)}
+        return RunResult(status="pruned", metrics=metrics(spec), curve=[row], forecast=forecast, cost=cost)
 
 
 def metrics(spec):
@@ -199,6 +213,59 @@ def test_every_proposal_follows_from_what_its_spec_says_it_knew(tmp_path, sample
     assert replayed(wider) == [trial.spec.point for trial in wider.trials()]
     trials = run(wider, 5)
     assert replayed(wider) == [trial.spec.point for trial in trials]
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """Blocks of four where eight trials are under way; otherwise it takes more than 64."""
+    monkeypatch.setattr(samplers, "_ALONE_UP_TO", 4)
+    monkeypatch.setattr(samplers, "_BLOCKS", 2)
+
+
+def told(trials):
+    return [len(trial.spec.told) for trial in trials]
+
+
+WIDE = {"sampler": "ax_bayes", "trials": 15}
+
+
+def test_a_block_knows_the_same_and_holds_no_design_twice(tmp_path, blocks):
+    trials = run(tiny(tmp_path / "s", **WIDE), 8)
+    assert told(trials) == [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0]
+    for place in range(8, 15):
+        known = {trial_id for trial in trials[: place + 1] for trial_id in trial.spec.told}
+        under_way = [trial.spec.point for trial in trials[:place] if trial.spec.id not in known]
+        assert trials[place].spec.point not in under_way
+
+
+def test_killed_at_any_trial_of_a_block_it_asks_what_it_would_have_asked(tmp_path, blocks):
+    whole = asked(run(tiny(tmp_path / "whole", **WIDE), 8))
+    for last in [*({"submits": count} for count in range(7, 15)), *({"on_event": dies_after(n)} for n in (0, 3, 7))]:
+        study = tiny(tmp_path / str(len(list(tmp_path.iterdir()))), **WIDE)
+        with pytest.raises(Broken):
+            run(study, 8, **last)
+        assert asked(run(Study.load(study.folder), 8)) == whole
+
+
+def test_a_block_that_the_budget_cuts_is_asked_for_again_after_a_kill(tmp_path, blocks):
+    """Once all is under way or spent, a proposal waits for what a stopped trial leaves, in the middle of a block."""
+    budget = {**WIDE, "trials": 9}
+    whole = run(tiny(tmp_path / "whole", **budget), 8, lanes=Pruning)
+    assert any(place % 4 and trial.spec.told for place, trial in enumerate(whole))
+    for submits in range(6, len(whole)):
+        study = tiny(tmp_path / f"{submits}", **budget)
+        with pytest.raises(Broken):
+            run(study, 8, submits=submits, lanes=Pruning)
+        assert asked(run(Study.load(study.folder), 8, lanes=Pruning)) == asked(whole)
+
+
+def test_blocks_of_another_size_go_on_without_a_design_twice(tmp_path, blocks):
+    study = tiny(tmp_path / "s", **WIDE)
+    with pytest.raises(Broken):
+        run(study, 3, dies_after(5))
+    assert len(run(Study.load(study.folder), 8)) == WIDE["trials"]
+    points = [trial.spec.point for trial in study.trials()]
+    assert len(set(points)) == len(points)
 
 
 @pytest.mark.parametrize(("sampler", "trials"), [("random", 100), ("optuna_tpe", 80), ("ax_bayes", 68)])

@@ -285,3 +285,16 @@ def test_cheaper_fidelities_are_learned_from_or_refused_in_a_sentence(make: Call
 def test_a_sampler_without_fidelities_is_bad_input_for_a_study_with_them() -> None:
     with pytest.raises(BadInput, match=r"search\.fidelities: random does not learn.*ax_bayes"):
         create("random", SPACES["bits"], 0, costs=[0.5])
+
+
+def test_a_block_may_be_asked_for_in_parts(make: Callable[..., Sampler]) -> None:
+    space = SPACES["weights"]
+    sampler = replay(make(space, 0), drawn(space, 8))
+    running = [Suggestion(space.sample(np.random.default_rng(3)))]
+    whole = sampler.suggest_together(running, 4)
+    assert len({suggestion.point for suggestion in (*running, *whole)}) == 5
+    assert whole[0] == sampler.suggest(running)
+    for cut in (1, 3):
+        assert sampler.suggest_together(running, 4 - cut, whole[:cut]) == whole[cut:]
+    with pytest.raises(ValueError, match="outside"):
+        sampler.suggest_together(running, 1, [Suggestion(Point((0, 1, 0)))])

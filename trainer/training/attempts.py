@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,10 +68,15 @@ def attempt(folder: Path, worker: str | None, held: Held, every_s: float = SIGN_
     file = folder / ATTEMPTS
     end_open(folder, KILLED)
     name = uuid.uuid4().hex[:8]
-    started = {"attempt": name, "started_at": time.time(), "worker": worker, "cpus": held.cpus, "gpus": held.gpus}
-    _append(file, started)
+    started_at, began = time.time(), time.monotonic()
+    _append(file, {"attempt": name, "started_at": started_at, "worker": worker, "cpus": held.cpus, "gpus": held.gpus})
+
+    def now() -> float:
+        """By the clock that nobody sets: what is spent stays right if the wall clock jumps."""
+        return started_at + time.monotonic() - began
+
     over = threading.Event()
-    thread = threading.Thread(target=_live, args=(folder, name, every_s, over), name="sign-of-life", daemon=True)
+    thread = threading.Thread(target=_live, args=(folder, name, every_s, now, over), name="sign-of-life", daemon=True)
     thread.start()
     cut: str | None = _STOPPED
     try:
@@ -80,7 +85,7 @@ def attempt(folder: Path, worker: str | None, held: Held, every_s: float = SIGN_
     finally:
         over.set()
         thread.join(every_s)
-        _append(file, {"attempt": name, "ended_at": time.time(), "cut": cut})
+        _append(file, {"attempt": name, "ended_at": now(), "cut": cut})
         (folder / _ALIVE).unlink(missing_ok=True)
 
 
@@ -152,10 +157,10 @@ def _append(file: Path, row: dict[str, object]) -> None:
         os.fsync(out.fileno())
 
 
-def _live(folder: Path, name: str, every_s: float, over: threading.Event) -> None:
+def _live(folder: Path, name: str, every_s: float, now: Callable[[], float], over: threading.Event) -> None:
     while not over.wait(every_s):
         with suppress(OSError):
-            write_atomic(folder / _ALIVE, json.dumps({"attempt": name, "at": time.time()}))
+            write_atomic(folder / _ALIVE, json.dumps({"attempt": name, "at": now()}))
 
 
 def _last_sign(folder: Path) -> dict[str, float]:
