@@ -25,7 +25,6 @@ from darec_search.trial import TrialSpec
 from darec_search.winner import LEVEL, TIE, Belief, Race, after_ties, race
 from trainer.architecture import Architecture
 from trainer.config import Section
-from trainer.training.result import write_atomic
 
 RULE = (
     "highest expected validation MRR by all re-tests with fresh seeds on the search data; a fixed arm that is at least "
@@ -135,7 +134,7 @@ def retest(study: Study, runner: Runner, on_event: OnEvent, extra: Mapping[str, 
         specs = [tested.spec(*key, number) for number, key in enumerate(state.wanted, first)]
         run_missing(study, runner, [study.request(spec).spec for spec in specs], on_event)
     promotion = _decide(field, tested, state)
-    write_atomic(study.folder / "promotion.json", promotion.model_dump_json(indent=2))
+    study.write("promotion.json", promotion.model_dump_json(indent=2))
     logger.info("%s", promotion.reason)
     return promotion
 

@@ -50,6 +50,7 @@ class LocalRunner(Runner):
                     warm=self._warm,
                     worker="local",
                     keep_model=spec.keeps_model,
+                    url=self._study.url(f"trials/{spec.id}"),
                 ),
             )
         trial_id, training = self._running

@@ -19,12 +19,14 @@ from pydantic import ValidationError
 
 from trainer.config import RunConfig
 from trainer.errors import BadInput
+from trainer.storage import StorageError
 from trainer.training.deterministic import deterministic
 from trainer.training.divergence import Diverged
 from trainer.training.loop import Training
 from trainer.training.memory import is_out_of_memory, out_of_memory_reason
 from trainer.training.model_file import save_model
 from trainer.training.result import Cost, Row, RunResult, Status, Stop, write_atomic
+from trainer.training.shared import SharedRun
 from trainer.training.usage import recorded_usage
 from trainer.training.warm import Judged, Materials, Warm
 from trainer.training.workers import Workers, default_device
@@ -42,6 +44,7 @@ def run(
     device: str | None = None,
     keep_model: bool = False,
     attempts: int = 1,
+    url: str | None = None,
 ) -> RunResult:
     """Train, or go on from `folder/checkpoint`, and write `folder/result.json` before returning.
 
@@ -54,12 +57,23 @@ def run(
         device: `cpu`, `cuda:0`, …; CUDA when there is some, if absent.
         keep_model: leave `model.safetensors` (the best checkpoint's trained tensors) in `folder`.
         attempts: workers that this run has taken, this one included.
+        url: of its folder on shared storage, where other machines go on with it and find its result.
 
     Returns:
         The result. Out of memory, divergence and any other error of the run are a status with a reason.
+
+    Raises:
+        StorageError: if the URL cannot be used; the run goes on from its checkpoint another time.
     """
     running = run_by_epochs(
-        config, folder, warm=warm, worker=worker, device=device, keep_model=keep_model, attempts=attempts
+        config,
+        folder,
+        warm=warm,
+        worker=worker,
+        device=device,
+        keep_model=keep_model,
+        attempts=attempts,
+        url=url,
     )
     answer = on_row if Workers.current().rank == 0 else None
     stop: Stop | None = None
@@ -82,6 +96,7 @@ def run_by_epochs(
     device: str | None = None,
     keep_model: bool = False,
     attempts: int = 1,
+    url: str | None = None,
 ) -> Generator[Row, Stop | None, RunResult]:
     """A run that halts after every epoch; closed early, it leaves its checkpoint and no result.
 
@@ -93,6 +108,7 @@ def run_by_epochs(
         device: as for `run`.
         keep_model: as for `run`.
         attempts: as for `run`.
+        url: as for `run`.
 
     Yields:
         Every evaluation, as `Training.epochs` does. A `Stop` that is sent back, to rank 0, ends all workers' run here,
@@ -100,6 +116,7 @@ def run_by_epochs(
     """
     workers = Workers.current()
     device = device or default_device()
+    shared = SharedRun(url, folder) if url is not None else None
     started_at = time.time()
     training: Training | None = None
     status: Status = "finished"
@@ -112,7 +129,7 @@ def run_by_epochs(
         sampled = config.system_metrics and workers.rank == 0
         with deterministic(config.execution.deterministic), recorded_usage(folder, device, sampled):
             materials = (warm or Warm()).of(config)
-            training = Training(config, materials, folder, device, workers)
+            training = Training(config, materials, folder, device, workers, shared)
             for row in training.epochs():
                 stop = yield row
                 if any(workers.from_first([stop is not None], device)):
@@ -122,6 +139,8 @@ def run_by_epochs(
                 status, reason = "pruned", stop.reason
     except Diverged as error:
         status, reason = "diverged", _sentence(error)
+    except StorageError:  # no fault of the run's
+        raise
     except Exception as error:  # a trial's own fault must not take the search with it; the traceback goes to the log
         if is_out_of_memory(error):
             n_items = None if materials is None else materials.dataset.n_items
@@ -141,6 +160,8 @@ def run_by_epochs(
         if keep_model and training is not None and status == "finished":
             save_model(folder / "model.safetensors", training.best)
         write_atomic(folder / "result.json", result.model_dump_json(indent=2))
+        if shared is not None:
+            result = shared.publish_result(result)
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     if status == "out_of_memory":
         training = None
