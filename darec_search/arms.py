@@ -29,7 +29,6 @@ from darec_search.winner import scale_of
 from trainer.architecture import FIXED_ARMS, Architecture
 from trainer.config import Section
 from trainer.errors import BadInput
-from trainer.training.result import write_atomic
 
 _FILE = "promotion_arms.json"
 _FRESH_SEEDS = 1000
@@ -107,7 +106,7 @@ def competition(study: Study, extra: Mapping[str, Point] | None = None) -> Compe
     except (OSError, ValidationError):
         pass
     decided = _decide(study, extra or {}, key)
-    write_atomic(file, decided.model_dump_json(indent=2))
+    study.write(_FILE, decided.model_dump_json(indent=2))
     return decided
 
 

@@ -24,7 +24,6 @@ from darec_search.variants import VARIANTS
 from trainer.architecture import Architecture
 from trainer.config import Section
 from trainer.errors import BadInput
-from trainer.training.result import write_atomic
 
 _GOOD = 0.5
 """A rank correlation that leaves a search something to go by."""
@@ -93,7 +92,7 @@ def audit(study: Study) -> Audit:
         failed=sum(trial.result is not None and trial.objective is None for trial in _audited(study)),
         advice=advice(found, subset.users_fraction),
     )
-    write_atomic(study.folder / "audit.json", audited.model_dump_json(indent=2))
+    study.write("audit.json", audited.model_dump_json(indent=2))
     return audited
 
 

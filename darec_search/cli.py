@@ -21,7 +21,9 @@ from darec_search.commands import study as studies
 from darec_search.commands import train as training
 from darec_search.commands.output import errors
 from darec_search.credentials import redact
+from darec_search.lease import LeaseLost
 from trainer.errors import BadInput, NoSpace, no_space_told
+from trainer.storage import StorageError
 
 # Set before Ray, MLflow and Hugging Face are imported by the commands.
 for _name, _value in {
@@ -49,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInput as error:
         errors.print(f"darec-search: {redact(str(error))}", markup=False, highlight=False, soft_wrap=True)
         return 2
+    except LeaseLost as error:
+        errors.print(f"darec-search: {error}", markup=False, highlight=False, soft_wrap=True)
+        return 3
     except KeyboardInterrupt:
         errors.print("darec-search: stopped; nothing finished is lost, the same command goes on", markup=False)
         return 3
@@ -59,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.verbose:
             raise
         logging.getLogger(__name__).debug("failed", exc_info=True)
-        message = f"darec-search: {type(error).__name__}: {redact(str(error))} (--verbose shows where)"
+        kind = "" if isinstance(error, StorageError) else f"{type(error).__name__}: "
+        message = f"darec-search: {kind}{redact(str(error))} (--verbose shows where)"
         errors.print(message, markup=False, highlight=False, soft_wrap=True)
         return 1
 
@@ -72,12 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="prepare and show datasets").add_subparsers(required=True)
     prepare = data.add_parser("prepare", help="raw data to a dataset folder", add_help=False)
     prepare.add_argument("--format", help="amazon, recbole, recformer, synthetic, table or unisrec")
-    prepare.add_argument("--out", type=Path, help="dataset folder to write")
+    prepare.add_argument("--out", help="dataset folder to write, or its URL")
     prepare.add_argument("-h", "--help", action="store_true", help="show this and the format's own options")
     _verbose(prepare)
     prepare.set_defaults(command=datasets.prepare, parser=prepare)
     show = _command(data, "show", datasets.show, "figures, fingerprint, warnings")
-    show.add_argument("folder", type=Path)
+    show.add_argument("folder", help="dataset folder, or its URL")
     _json(show)
 
     for name, command, text in (
@@ -102,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     sync = _command(commands, "sync", studies.sync, "replay a study folder into MLflow")
     audit = _command(commands, "audit", auditing.audit, "does the search's part of the data order designs as all do?")
     for of_study in (status, report, promote, export, sync, audit):
-        of_study.add_argument("folder", type=Path, help="study folder")
+        of_study.add_argument("folder", help="study folder, or its URL")
     _json(status)
     _json(audit)
     audit.add_argument("--train", type=int, metavar="N", help="designs of the search that audits train on all users")
@@ -132,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     recommend.add_argument(
         "--user", metavar="ID", help="who it is, if trained on; with --data the history is read there"
     )
-    recommend.add_argument("--data", type=Path, metavar="DIR", help="dataset folder that holds the user's history")
+    recommend.add_argument("--data", metavar="DIR", help="dataset folder, or its URL, that holds the user's history")
     recommend.add_argument("--top", type=int, default=10, help="items per history (10)")
     recommend.add_argument("--exclude-seen", action="store_true", help="leave out the items of the history")
     recommend.add_argument("--out", type=Path, metavar="FILE", help="csv, tsv, jsonl or parquet file to write")
@@ -145,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = _command(commands, "evaluate", models.evaluate, "metrics of an exported model on a dataset")
     evaluate.add_argument("model", type=Path, help="exported folder")
-    evaluate.add_argument("data", type=Path, help="dataset folder")
+    evaluate.add_argument("data", help="dataset folder, or its URL")
     evaluate.add_argument("--split", choices=("test", "validation"), default="test")
     evaluate.add_argument("--cutoffs", default="10", metavar="K,K,…", help="lengths of top lists (10)")
     evaluate.add_argument("--per-user", type=Path, metavar="FILE", help="Parquet file to write, a row a user")

@@ -24,6 +24,7 @@ from trainer.config import (
     Section,
 )
 from trainer.errors import BadInput
+from trainer.storage import absolute, copy_of, is_url, local_path
 from trainer.training.attempts import Held
 
 
@@ -43,7 +44,7 @@ class PrepareConfig(Section):
 class StudyDataConfig(Section):
     """The dataset and how much of it a trial sees."""
 
-    path: str = Field(description="Dataset folder.")
+    path: str = Field(description="Dataset folder, or its URL.")
     prepare: PrepareConfig | None = Field(
         None,
         description="Makes the folder when it is absent, so that one file goes from raw data to an export.",
@@ -291,7 +292,9 @@ class StudyConfig(Section):
     """A study: search, promotion and export."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(description="Name of the study.")
-    output: str | None = Field(None, description="Study folder; `runs/<name>` when absent.")
+    output: str | None = Field(
+        None, description="Study folder, or its URL (`s3://…`, `gs://…`); `runs/<name>` when absent."
+    )
     seed: int = Field(0, description="Seed of the search and of its trials.")
     data: StudyDataConfig = Field(description="The dataset.")
     model: ModelConfig = Field(default_factory=lambda: ModelConfig(), description="The model under search.")
@@ -303,7 +306,9 @@ class StudyConfig(Section):
     execution: ExecutionConfig = Field(
         default_factory=lambda: ExecutionConfig(), description="How every training is computed."
     )
-    cache: str = Field("runs/cache", description="Folder shared by all trials: tokens, negatives, backbones.")
+    cache: str = Field(
+        "runs/cache", description="Folder shared by all trials, or its URL: tokens, negatives, backbones."
+    )
     search: SearchConfig = Field(default_factory=lambda: SearchConfig(), description="The search.")
     resources: ResourcesConfig = Field(default_factory=lambda: ResourcesConfig(), description="Where trials run.")
     tracking: TrackingConfig = Field(default_factory=lambda: TrackingConfig(), description="MLflow.")
@@ -311,9 +316,19 @@ class StudyConfig(Section):
     budget: BudgetConfig = Field(default_factory=lambda: BudgetConfig(), description="What it may spend.")
 
     @property
+    def location(self) -> str:
+        """The study folder or its URL."""
+        return (self.output or f"runs/{self.name}").rstrip("/")
+
+    @property
+    def url(self) -> str | None:
+        """URL of the study folder, if it is on shared storage."""
+        return self.location if is_url(self.location) else None
+
+    @property
     def folder(self) -> Path:
-        """The study folder."""
-        return Path(self.output or f"runs/{self.name}")
+        """The study folder, or this machine's copy of the one at the URL."""
+        return copy_of(self.url, "studies") if self.url else local_path(self.location)
 
     def run_config(
         self,
@@ -327,7 +342,7 @@ class StudyConfig(Section):
         """The training run of one design. Weights that are not named keep the value in `losses`."""
         return RunConfig(
             data=DataConfig(
-                path=str(Path(self.data.path).absolute()),
+                path=absolute(self.data.path),
                 users_fraction=users_fraction,
                 subset_seed=self.seed,
                 validation_users=self.data.validation_users,
@@ -340,7 +355,7 @@ class StudyConfig(Section):
             optimization=self.optimization.model_copy(update={"epochs": epochs}),
             seed=seed,
             execution=self.execution,
-            cache=str(Path(self.cache).absolute()),
+            cache=absolute(self.cache),
             system_metrics=self.tracking.system_metrics,
         )
 

@@ -151,8 +151,8 @@ def print_result(console: Console, result: StudyResult) -> None:
     rows = {
         "model": str(result.model),
         "report": str(result.report),
-        "study": str(study.folder),
-        "MLflow": result.tracking.location if result.tracking else f"darec-search sync {study.folder}",
+        "study": study.config.location,
+        "MLflow": result.tracking.location if result.tracking else f"darec-search sync {study.config.location}",
     }
     for name, value in rows.items():
         console.print(f"{name:>8}  {value}", highlight=False, markup=False, soft_wrap=True)
@@ -277,7 +277,7 @@ def status_document(study: Study) -> dict[str, Any]:
     results = [result for result in (*(trial.result for trial in trials), study.final_result()) if result]
     return {
         "study": study.config.name,
-        "folder": str(study.folder),
+        "folder": study.config.location,
         "trials": [
             {
                 "id": trial.spec.id,
@@ -301,7 +301,7 @@ def status_document(study: Study) -> dict[str, Any]:
 
 def status_table(study: Study) -> Table:
     """The trials of a study."""
-    table = Table(title=escape(f"{study.config.name}: {study.folder}"), title_justify="left")
+    table = Table(title=escape(f"{study.config.name}: {study.config.location}"), title_justify="left")
     table.caption, table.caption_justify = escape(f"spent: {ledger(study).text}"), "left"
     for name in ("#", "trial", "stage", "architecture", "λ", "seed", "status", "MRR", "s"):
         table.add_column(name, justify="right" if name in ("#", "seed", "MRR", "s") else "left")

@@ -18,6 +18,7 @@ from types import FrameType
 
 from darec_search import warm_start, weights
 from darec_search.asking import Listed, Proposed, Proposing, Source
+from darec_search.lease import LeaseLost
 from darec_search.runners.base import DoneEvent, Event, RowEvent, Runner
 from darec_search.space import Point, SearchSpace
 from darec_search.study import Study, Trial, cheaper_fidelities, trial_fidelity
@@ -163,6 +164,8 @@ def stopping_on_signals() -> Iterator[None]:
     handlers = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except LeaseLost:
+        raise
     except KeyboardInterrupt:  # compiled code, such as Ray's, raises one of its own instead of what the handler raised
         raise Stopped(received[0] if received else "SIGINT") from None
     finally:

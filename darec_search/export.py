@@ -41,6 +41,7 @@ from trainer.errors import BadInput
 from trainer.inference import FoldIn, TrainedModel, default_device, restore
 from trainer.metrics import ranking_metrics
 from trainer.models.backbones import is_local
+from trainer.storage import absolute
 from trainer.training.model_file import load_model
 from trainer.training.result import RunResult, write_atomic
 from trainer.training.warm import Warm
@@ -108,7 +109,7 @@ def export(study: Study, out: Path, format: Format = "torch", *, verified: bool 
         raise BadInput(f"{out}: cannot be written ({error.strerror}); choose another folder") from error
     try:
         card = _write(final, temporary, format)
-        found = verify(temporary, final.dataset.folder) if verified and format != "card" else None
+        found = verify(temporary, final.dataset.location) if verified and format != "card" else None
         temporary.chmod(0o755)
         if out.exists():
             shutil.rmtree(out)
@@ -122,14 +123,15 @@ def _final(study: Study) -> _Final:
     folder = study.folder / "final"
     result = study.final_result()
     if result is None or result.status != "finished" or not (folder / "model.safetensors").exists():
-        raise BadInput(f"{study.folder}: has no final model yet; run `darec-search promote {study.folder}` first")
+        where = study.config.location
+        raise BadInput(f"{where}: has no final model yet; run `darec-search promote {where}` first")
     dataset = study.dataset()
     config = RunConfig.model_validate_json((folder / "run.json").read_text(encoding="utf-8"))
-    data = config.data.model_copy(update={"path": str(dataset.folder)})
+    data = config.data.model_copy(update={"path": dataset.location})
     # The commit that was trained on, whatever is the hub's newest by now.
     trained_on = {"revision": result.revision or config.model.backbone.revision}
     model = config.model.model_copy(update={"backbone": config.model.backbone.model_copy(update=trained_on)})
-    cache = str(Path(study.config.cache).absolute())
+    cache = absolute(study.config.cache)
     config = config.model_copy(update={"data": data, "model": model, "cache": cache})
     return _Final(study, config, result, dataset, Warm())
 

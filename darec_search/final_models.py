@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,14 +81,14 @@ def train_winner(study: Study, promotion: Promotion) -> RunResult:
     if not _same_run(folder / "run.json", config):
         # Neither the model nor the checkpoint of another winner may be taken for this one's: their tensors would fit.
         keep_final_attempts(study.folder)
-        shutil.rmtree(folder, ignore_errors=True)
+        study.discard("final")
     done = study.final_result()
     if done is not None and done.status == "finished" and (folder / "model.safetensors").exists():
         return done
-    for stale in ("result.json", "model.safetensors"):
-        (folder / stale).unlink(missing_ok=True)
-    write_atomic(folder / "run.json", config.model_dump_json(indent=2))
-    result = run_final(study.config, config, folder)
+    study.discard("final/result.json", "final/model.safetensors")
+    study.write("final/run.json", config.model_dump_json(indent=2))
+    result = run_final(study.config, config, folder, url=study.url("final"))
+    study.fetch("final")
     if result.status != "finished":
         raise PromotionFailed(f"the final run ended as {result.status}: {result.reason}; run again to try it once more")
     return result
@@ -110,18 +109,19 @@ def open_test_split(study: Study, promotion: Promotion) -> list[dict[str, Any]]:
     if _compared(study, compared) and (folder / "comparison.json").exists():
         rows: list[dict[str, Any]] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
         return rows
-    for stale in ("comparison.json", "metrics.json"):
-        (folder / stale).unlink(missing_ok=True)
+    study.discard("final/comparison.json", "final/metrics.json")
     dataset = study.dataset()
     record_opening(study.folder, _FINAL, dataset.fingerprint, compared)
+    study.publish(_OPENINGS)
     ranks = _test_ranks(models, dataset.unsealed(f"final comparison of study {study.config.name} ({study.id})"))
     winner = per_user_metrics(ranks["winner"])["mrr"]
     table = [_row(name, found, winner, promotion) for name, found in ranks.items()]
     columns = {"user": dataset.user_ids, **{name: found.numpy() for name, found in ranks.items()}}
     pq.write_table(pa.table(columns), folder / "ranks.parquet")
     metrics = {"split": "test", "users": dataset.n_users, **ranking_metrics(ranks["winner"])}
-    write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))
-    write_atomic(folder / "comparison.json", json.dumps(table, indent=2))
+    study.publish("final/ranks.parquet")
+    study.write("final/metrics.json", json.dumps(metrics, indent=2))
+    study.write("final/comparison.json", json.dumps(table, indent=2))
     return table
 
 

@@ -19,7 +19,6 @@ from darec_search.trial import SEARCH_STAGES
 from trainer.architecture import SLOTS, Architecture
 from trainer.config import Section
 from trainer.errors import BadInput
-from trainer.training.result import write_atomic
 
 if TYPE_CHECKING:
     from darec_search.samplers.base import Observation
@@ -121,7 +120,7 @@ def write_insight(study: Study) -> Insight | None:
     if len(trials) < _FEWEST or len({trial.spec.bits for trial in trials}) < 3:
         return None
     insight = _insight(study, trials)
-    write_atomic(study.folder / RECORD, insight.model_dump_json(indent=1))
+    study.write(RECORD, insight.model_dump_json(indent=1))
     return insight
 
 

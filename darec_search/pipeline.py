@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,16 +15,17 @@ from darec_search.config import StudyConfig
 from darec_search.controller import search, search_fidelities
 from darec_search.export import export
 from darec_search.insight import write_insight
+from darec_search.lease import Lease
 from darec_search.promotion import Promotion
 from darec_search.report import write_report
 from darec_search.runners.base import Event, Runner
 from darec_search.space import Point
-from darec_search.study import Study, cheaper_fidelities
+from darec_search.study import Study, cheaper_fidelities, controlling
 from darec_search.tracking import TRACKERS
 from darec_search.tracking.base import Synced
 from darec_search.tracking.mirror import Mirror
 from darec_search.trial import SEARCH_STAGES, TrialSpec
-from trainer.errors import BadInput
+from trainer.storage import reached
 from trainer.training.result import RunResult
 from trainer.training.warm import Warm
 
@@ -79,15 +79,18 @@ def run(config: StudyConfig, observer: Observer | None = None) -> StudyResult:
         SearchFailed, PromotionFailed: when nothing finished that could be promoted.
     """
     observer = observer or Silent()
-    study, plan = open_study(config, observer)
+    observer.stage("reading data")
+    dataset = planning.open_dataset(config)
+    plan = planning.check(config, dataset)
+    with controlling(config) as lease:
+        study = _open_study(config, plan, lease, observer)
 
-    def look(runner: Runner, on_event: OnEvent) -> int:
-        fidelities = search_fidelities(study)
-        done = _done(study, lambda spec: spec.stage in SEARCH_STAGES and spec.fidelity in fidelities)
-        observer.stage("search", plan.searching, done)
-        return search(study, runner, on_event)
+        def look(runner: Runner, on_event: OnEvent) -> int:
+            fidelities = search_fidelities(study)
+            done = _done(study, lambda spec: spec.stage in SEARCH_STAGES and spec.fidelity in fidelities)
+            observer.stage("search", plan.searching, done)
+            return search(study, runner, on_event)
 
-    with alone(study):
         return _finish(study, observer, look)
 
 
@@ -102,33 +105,26 @@ def promote(study: Study, observer: Observer | None = None) -> StudyResult:
         return _finish(study, observer or Silent(), lambda runner, on_event: 0)
 
 
-def open_study(config: StudyConfig, observer: Observer) -> tuple[Study, planning.Plan]:
-    """Check everything, open the study folder, and build what all trials share.
-
-    Raises:
-        BadInput: for anything the user can mend.
-    """
-    observer.stage("reading data")
-    dataset = planning.open_dataset(config)
-    plan = planning.check(config, dataset)
+def _open_study(config: StudyConfig, plan: planning.Plan, lease: Lease, observer: Observer) -> Study:
+    """Build what all trials share, and open the study folder."""
     observer.stage("preparing tokens, hard negatives and backbone")
     warm = Warm()
     cheaper = {fidelity.users_fraction for fidelity in cheaper_fidelities(config)}
-    for fraction in {config.data.search_fraction, 1.0} | cheaper:
-        warm.materials(config.run_config("serial", {}, config.seed, users_fraction=fraction, epochs=1))
-    return Study.open(config, plan.fingerprint, plan.layers), plan
+    with reached():
+        for fraction in {config.data.search_fraction, 1.0} | cheaper:
+            warm.materials(config.run_config("serial", {}, config.seed, users_fraction=fraction, epochs=1))
+        return Study.open(config, plan.fingerprint, plan.layers, lease)
 
 
 @contextmanager
 def alone(study: Study) -> Iterator[None]:
-    """Hold the study's lock; the operating system releases it when the process dies."""
-    with (study.folder / ".controller.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"{study.folder}: another process is at work on this study; stop it or wait") from None
-        except OSError as error:
-            logger.info("%s cannot be locked (%s); start no second controller on it", study.folder, error)
+    """Hold the lease of a study that is there already, and let it write.
+
+    Raises:
+        BadInput, LeaseLost: as `controlling`.
+    """
+    with controlling(study.config) as lease:
+        study.lease = lease
         yield
 
 
@@ -154,6 +150,7 @@ def _finish(study: Study, observer: Observer, look: Callable[[Runner, OnEvent], 
         comparison = _train_and_test(study, decision, observer)
         observer.stage("export and report")
         export(study, study.folder / "best")
+        study.publish("best")
         write_insight(study)
         report = write_report(study)
     finally:

@@ -14,9 +14,10 @@ from darec_search.runners.cluster import check_address
 from darec_search.space import SearchSpace
 from darec_search.study import cheaper_fidelities, check_folder, trial_fidelity
 from trainer.architecture import Architecture
-from trainer.data.dataset import MANIFEST, Dataset
+from trainer.data.dataset import Dataset, has_dataset
 from trainer.data.prepare import prepare, resolve_options
 from trainer.errors import BadInput, NotHere
+from trainer.storage import reached
 from trainer.training.warm import check_positions, da_layer_count
 
 
@@ -74,20 +75,25 @@ def open_dataset(config: StudyConfig) -> Dataset:
         BadInput: if it cannot be opened or prepared, or was prepared in another way than the config says.
         NotHere: if neither it nor the source of its recipe is there.
     """
-    return prepared_dataset(Path(config.data.path), config.data.prepare)
+    return prepared_dataset(config.data.path, config.data.prepare)
 
 
-def prepared_dataset(path: Path, recipe: PrepareConfig | None) -> Dataset:
-    """A dataset folder, prepared first where it is absent and there is a recipe.
+def prepared_dataset(path: str, recipe: PrepareConfig | None) -> Dataset:
+    """The dataset of a folder or URL, prepared first where it is absent and there is a recipe.
 
     Raises:
         BadInput, NotHere: as `open_dataset`.
     """
+    with reached():
+        return _prepared(path, recipe)
+
+
+def _prepared(path: str, recipe: PrepareConfig | None) -> Dataset:
     if recipe is None:
         return Dataset.open(path)
     wanted = {"format": recipe.format, **resolve_options(recipe.format, recipe.options)}
     source = Path(recipe.source) if recipe.source else None
-    if not (path / MANIFEST).exists():
+    if not has_dataset(path):
         if source is not None and not source.exists():
             raise NotHere(f"data.path: {path} is not prepared yet, and its source {source} is not there; put it there")
         prepare(recipe.format, source, path, **recipe.options)

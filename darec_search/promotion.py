@@ -27,7 +27,6 @@ from darec_search.trial import SEARCH_STAGES, TrialSpec
 from darec_search.winner import LEVEL, TIE, Belief, Race, after_ties, race
 from trainer.architecture import Architecture
 from trainer.config import Section
-from trainer.training.result import write_atomic
 
 RULE = (
     "highest expected validation MRR by all re-tests with fresh seeds on the search data; a fixed arm that is at least "
@@ -150,7 +149,7 @@ def retest(
         specs = [tested.spec(*key, number) for number, key in enumerate(state.wanted, first)]
         run_missing(study, runner, [study.request(spec).spec for spec in specs], on_event)
     promotion = _decide(field, tested, state).model_copy(update={"cut": _cut(study, left_out, state.left_out)})
-    write_atomic(study.folder / "promotion.json", promotion.model_dump_json(indent=2))
+    study.write("promotion.json", promotion.model_dump_json(indent=2))
     logger.info("%s", promotion.reason)
     return promotion
 

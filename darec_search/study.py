@@ -4,6 +4,9 @@ study.yaml               resolved config as it ran
 environment.json         study id, data fingerprint, DALayers, versions, commit, hardware
 trials/<id>/spec.json    what was asked
 trials/<id>/result.json  what came back; written once, atomically, by whoever ran it
+
+At a URL it is the same files, and this machine works on a copy: what the controller writes is published at once, what
+workers elsewhere have published is fetched. Only the holder of the study's lease writes (`controlling`).
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -25,18 +30,22 @@ import yaml
 from pydantic import ValidationError
 
 from darec_search.config import StudyConfig, explain, read_yaml
+from darec_search.lease import Lease
 from darec_search.objective import objective_of
+from darec_search.shared_folder import SharedFolder
 from darec_search.space import SearchSpace
 from darec_search.trial import Fidelity, TrialSpec
 from darec_search.variants import VARIANTS
 from trainer.architecture import Architecture
 from trainer.config import RunConfig
 from trainer.errors import BadInput
+from trainer.storage import Folder, is_url, local_path, reached
 from trainer.training.result import RunResult, write_atomic
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
 
+_READ_BY_CHECKS = ("environment.json", "warm_start.json")
 _PACKAGES = ("darec-search", "torch", "ray", "transformers", "botorch", "ax-platform", "optuna", "mlflow")
 
 
@@ -85,23 +94,30 @@ class Trial:
 class Study:
     """An open study folder. Make one with `Study.open` or `Study.load`."""
 
-    def __init__(self, folder: Path, config: StudyConfig, environment: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, config: StudyConfig, environment: dict[str, Any], lease: Lease | None = None
+    ) -> None:
         self.folder = folder
         self.config = config
         self.environment = environment
+        self.lease = lease
+        """What the study's controller may write by; without it a study at a URL is only read."""
+        self._shared = SharedFolder(config.url) if config.url else None
         self._results: dict[str, RunResult] = {}
 
     @classmethod
-    def open(cls, config: StudyConfig, fingerprint: str, layers: int) -> Study:
+    def open(cls, config: StudyConfig, fingerprint: str, layers: int, lease: Lease | None = None) -> Study:
         """Create the study folder, or go on with it.
 
         Args:
             config: the study; fields that do not change a trial's outcome may differ from an earlier start's.
             fingerprint: SHA-256 fingerprint of the dataset.
             layers: number of DALayers.
+            lease: on the study.
 
         Raises:
             BadInput: if the folder holds another study, something else, or cannot be written.
+            StorageError: if its URL cannot be written.
         """
         folder = config.folder
         check_folder(config, fingerprint, layers)
@@ -115,21 +131,29 @@ class Study:
             (folder / "trials").mkdir(exist_ok=True)
         except OSError as error:
             raise BadInput(f"{folder}: the study folder cannot be written ({error.strerror})") from error
-        return cls(folder, config, environment)
+        study = cls(folder, config, environment, lease)
+        study.publish("environment.json", "study.yaml")
+        return study
 
     @classmethod
-    def load(cls, folder: Path) -> Study:
-        """Open an existing study folder without changing it.
+    def load(cls, location: Path | str) -> Study:
+        """Open an existing study folder without changing it; of one at a URL, this machine's copy as of now.
 
         Raises:
-            BadInput: if it is none, or its files are damaged.
+            BadInput: if it is none, cannot be read, or its files are damaged.
         """
+        folder = local_path(location)
+        if is_url(location):
+            shared = SharedFolder(str(location))
+            folder = shared.folder
+            with reached():
+                shared.pull()
         missing = [name for name in ("study.yaml", "environment.json") if not (folder / name).exists()]
         if missing:
-            raise BadInput(f"{folder}: is no study folder ({' and '.join(missing)} missing)")
+            raise BadInput(f"{location}: is no study folder ({' and '.join(missing)} missing)")
         try:
             # The folder may have been moved or mounted elsewhere since it was written.
-            config = StudyConfig.model_validate({**read_yaml(folder / "study.yaml"), "output": str(folder)})
+            config = StudyConfig.model_validate({**read_yaml(folder / "study.yaml"), "output": str(location)})
         except ValidationError as error:
             raise BadInput(explain(error, str(folder / "study.yaml"))) from error
         return cls(folder, config, _read_environment(folder))
@@ -157,13 +181,68 @@ class Study:
         """
         from trainer.data.dataset import Dataset  # PyArrow; most uses of a study folder need no data
 
-        dataset = Dataset.open(Path(self.config.data.path))
+        dataset = Dataset.open(self.config.data.path)
         if dataset.fingerprint != self.fingerprint:
             raise BadInput(
-                f"{dataset.folder}: is not the dataset of {self.folder} (fingerprint {dataset.fingerprint[:12]}, the "
-                f"study's is {self.fingerprint[:12]}); prepare it again as it was"
+                f"{dataset.location}: is not the dataset of {self.config.location} (fingerprint "
+                f"{dataset.fingerprint[:12]}, the study's is {self.fingerprint[:12]}); prepare it again as it was"
             )
         return dataset
+
+    def url(self, name: str) -> str | None:
+        """URL of a file or folder of the study, if it is on shared storage."""
+        return f"{self.config.url}/{name}" if self.config.url else None
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file of the study, whole or not at all, and publish it.
+
+        Raises:
+            LeaseLost: if another controller has taken over.
+            StorageError: if the URL cannot be written.
+        """
+        self._confirm()
+        write_atomic(self.folder / name, text)
+        self.publish(name)
+        return self.folder / name
+
+    def publish(self, *names: str) -> None:
+        """Copy files and folders of the study to its URL, if it has one and this process is the controller.
+
+        Raises:
+            LeaseLost, StorageError: as `write`.
+        """
+        self._confirm()
+        if self._shared is not None and self.lease is not None:
+            self._shared.publish(*names)
+
+    def fetch(self, name: str) -> None:
+        """See that a file or folder is here, if another machine has published it.
+
+        Raises:
+            StorageError: if the URL cannot be read.
+        """
+        if self._shared is not None:
+            self._shared.pull(name)
+
+    def discard(self, *names: str) -> None:
+        """Remove files and folders, at the URL too.
+
+        Raises:
+            LeaseLost, StorageError: as `write`.
+        """
+        self._confirm()
+        for name in names:
+            if self._shared is not None and self.lease is not None:
+                self._shared.remove(name)
+            path = self.folder / name
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _confirm(self) -> None:
+        if self.lease is not None:
+            self.lease.confirm()
 
     def trial_folder(self, trial_id: str) -> Path:
         """Folder of a trial: spec, result, curve, checkpoint."""
@@ -171,9 +250,8 @@ class Study:
 
     def request(self, spec: TrialSpec) -> Trial:
         """Record that a trial is wanted. Asked twice, found twice: an existing spec is returned as it stands."""
-        file = self.trial_folder(spec.id) / "spec.json"
-        if not file.exists():
-            write_atomic(file, spec.model_dump_json(indent=2))
+        if not (self.trial_folder(spec.id) / "spec.json").exists():
+            self.write(f"trials/{spec.id}/spec.json", spec.model_dump_json(indent=2))
         return self.trial(spec.id)
 
     def trial(self, trial_id: str) -> Trial:
@@ -230,18 +308,65 @@ class Study:
         return result
 
 
+@contextmanager
+def controlling(config: StudyConfig) -> Iterator[Lease]:
+    """Be a study's only controller, on whatever machine, with its folder as the last one left it.
+
+    Raises:
+        BadInput: if another process is at work on the study, or its folder cannot be used.
+        LeaseLost: if another controller takes over meanwhile.
+    """
+    shared = SharedFolder(config.url) if config.url else None
+    where = config.location
+    try:
+        with reached():
+            if shared is not None:
+                shared.store.require_create()
+            lease = Lease.take(Folder(config.folder) if shared is None else shared.store, where)
+    except OSError as error:
+        raise BadInput(f"{where}: the study folder cannot be written ({error.strerror})") from error
+    try:
+        if shared is not None:
+            with reached():
+                shared.pull(exactly=True)
+        yield lease
+    except KeyboardInterrupt:
+        if lease.lost:  # which is what interrupted
+            lease.confirm()
+        raise
+    finally:
+        lease.release()
+
+
 def check_folder(config: StudyConfig, fingerprint: str, layers: int) -> None:
     """Check that the study folder is free or holds this very study; changes nothing.
 
     Raises:
         BadInput: if it holds another study or something else.
     """
-    folder = config.folder
-    if (folder / "environment.json").exists():
-        _refuse_another(folder, _read_environment(folder)["identity"], identity(config, fingerprint, layers))
-    # Hidden files are locks, or what a crash left of an atomic write.
-    elif folder.exists() and (not folder.is_dir() or any(file.name[0] != "." for file in folder.iterdir())):
-        raise BadInput(f"{folder}: is not empty and holds no study; choose another `output`")
+    found = _looked_into(config)
+    if "environment.json" in found:
+        old = _read_environment(config.folder)["identity"]
+        _refuse_another(config.location, old, identity(config, fingerprint, layers))
+    elif found:
+        raise BadInput(f"{config.location}: is not empty and holds no study; choose another `output`")
+
+
+def _looked_into(config: StudyConfig) -> list[str]:
+    """What the study folder holds; of one at a URL, what checks read is copied here."""
+    if config.url is None:
+        folder = config.folder
+        if folder.exists() and not folder.is_dir():
+            return [folder.name]
+        names = [file.name for file in folder.iterdir()] if folder.exists() else []
+    else:
+        shared = SharedFolder(config.url)
+        shared.store.require_create()
+        with reached():
+            for name in _READ_BY_CHECKS:
+                shared.pull(name)
+            names = shared.store.names("")
+    return [name for name in names if name[0] != "."]  # hidden: the lease, or what a crash left of an atomic write
 
 
 def best_trial(trials: Iterable[Trial], objective: str = "mrr") -> Trial | None:
@@ -320,11 +445,11 @@ def identity(config: StudyConfig, fingerprint: str, layers: int) -> dict[str, An
     }
 
 
-def _refuse_another(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def _refuse_another(location: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     fields = differing(old, new)
     if fields:
         raise BadInput(
-            f"{folder}: belongs to another study (it differs in {', '.join(fields)}); "
+            f"{location}: belongs to another study (it differs in {', '.join(fields)}); "
             "choose another `output`, or give those fields their old values to go on with it"
         )
 

@@ -90,7 +90,7 @@ def inspect_runs(file: RunFile) -> Findings:
     unreachable: set[BackboneConfig] = set()
     for planned in file.runs.values():
         config, backbone = planned.config, planned.config.model.backbone
-        found.collect(partial(prepared_dataset, Path(config.data.path), planned.prepare))
+        found.collect(partial(prepared_dataset, config.data.path, planned.prepare))
         if config.baseline is not None:
             found.collect(partial(baseline_options, config.baseline))
             continue

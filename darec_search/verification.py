@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from darec_search.card import read_card
 from trainer.data.dataset import Dataset
 from trainer.errors import BadInput
+from trainer.storage import absolute
 
 SAMPLED = 256
 """Users of the sample at most."""
@@ -42,7 +43,7 @@ class Verified:
         )
 
 
-def verify(model: Path, data: Path) -> Verified:
+def verify(model: Path, data: str) -> Verified:
     """Let a fresh process reproduce the recorded metric.
 
     Args:
@@ -55,7 +56,7 @@ def verify(model: Path, data: Path) -> Verified:
     here = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     ran = subprocess.run(
-        [sys.executable, "-m", "darec_search.verification", str(model.absolute()), str(data.absolute())],
+        [sys.executable, "-m", "darec_search.verification", str(model.absolute()), absolute(data)],
         capture_output=True,
         text=True,
         check=False,
@@ -74,7 +75,7 @@ def verify(model: Path, data: Path) -> Verified:
     return found
 
 
-def reproduce(model: Path, data: Path) -> Verified:
+def reproduce(model: Path, data: str) -> Verified:
     """Rank the sample's users in this process.
 
     Raises:
@@ -107,4 +108,4 @@ def evenly(values: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(asdict(reproduce(Path(sys.argv[1]), Path(sys.argv[2])))))
+    sys.stdout.write(json.dumps(asdict(reproduce(Path(sys.argv[1]), sys.argv[2]))))

@@ -31,7 +31,7 @@ from darec_search.study import Study, Trial, differing, identity, trial_fidelity
 from darec_search.trial import SEARCH_STAGES, Fidelity
 from trainer.config import Section
 from trainer.errors import BadInput
-from trainer.training.result import write_atomic
+from trainer.storage import absolute, is_url, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def old_studies(study: Study) -> list[OldStudy]:
     recorded = _recorded(study.folder)
     found = _load(study.config, study.space.layers, recorded)
     if found != recorded:
-        write_atomic(study.folder / RECORD, _Record(studies=tuple(found)).model_dump_json(indent=1))
+        study.write(RECORD, _Record(studies=tuple(found)).model_dump_json(indent=1))
     return found
 
 
@@ -199,7 +199,7 @@ def _load(config: StudyConfig, layers: int, recorded: Sequence[OldStudy]) -> lis
             known[old.folder].append(old)
     found: list[OldStudy] = []
     for folder in config.search.warm_start:
-        if Path(folder).absolute() == config.folder.absolute():
+        if absolute(folder) == absolute(config.location):
             raise BadInput(f"search.warm_start: {folder} is this study's own `output`; name the folder of another one")
         found += known.get(folder) or _read(folder, objective)
         theirs = len(found[-1].trials[0].bits) // 3
@@ -213,11 +213,11 @@ def _load(config: StudyConfig, layers: int, recorded: Sequence[OldStudy]) -> lis
 
 def _read(folder: str, objective: str) -> list[OldStudy]:
     """What a study folder holds, one entry a fidelity, its own first; or a card."""
-    path = Path(folder)
+    path = local_path(folder)
     try:
-        if not (path / "study.yaml").exists() and (path.is_file() or (path / CARD).exists()):
+        if not is_url(folder) and not (path / "study.yaml").exists() and (path.is_file() or (path / CARD).exists()):
             return [_read_card(folder, objective)]
-        study = Study.load(path)
+        study = Study.load(folder)
         trials = [trial for trial in study.trials() if trial.spec.stage in (*SEARCH_STAGES, "retest", "full")]
     except BadInput as error:
         raise BadInput(f"search.warm_start: {error}") from error

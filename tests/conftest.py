@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,3 +62,54 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
         terminalreporter.section("measured")
         for line in lines:
             terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """Address of an S3-compatible server of the tests' own."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch, tmp_path) -> str:
+    """URL of an empty bucket, with credentials in the environment, on a machine that has seen nothing yet."""
+    import fsspec
+
+    settings = {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "AKIA-of-the-tests",
+        "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests-7f3a",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    move_to_another_machine(monkeypatch, tmp_path / "machine")
+    url = f"s3://bucket-{uuid.uuid4().hex[:12]}"
+    fsspec.filesystem("s3").mkdir(url)
+    return url
+
+
+def move_to_another_machine(monkeypatch, folder: Path) -> None:
+    """Let what is copied from URLs go to another folder for temporary files, as on another machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+
+
+@pytest.fixture
+def another_machine(monkeypatch, tmp_path) -> Callable[[], Path]:
+    """Moves this test to a machine that has seen nothing yet; returns its folder for temporary files."""
+
+    def move() -> Path:
+        folder = tmp_path / f"machine-{uuid.uuid4().hex[:8]}"
+        move_to_another_machine(monkeypatch, folder)
+        return folder
+
+    return move

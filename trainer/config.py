@@ -23,7 +23,7 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which users and items a run sees."""
 
-    path: str = Field(description="Dataset folder made by `darec-search data prepare`.")
+    path: str = Field(description="Dataset folder made by `darec-search data prepare`, or its URL.")
     users_fraction: Fraction = Field(1.0, description="Fraction b of the users (Data_BO); every item stays.")
     subset_seed: int = Field(0, description="Which users a fraction below 1 draws.")
     validation_users: Literal["trained", "all"] = Field(
@@ -225,7 +225,9 @@ class RunConfig(Section):
     )
     seed: int = Field(0, description="Seed of initial weights, batches and negatives.")
     execution: ExecutionConfig = Field(default_factory=lambda: ExecutionConfig(), description="How it is computed.")
-    cache: str = Field("runs/cache", description="Folder of tokens, negatives and built-in backbones, by content.")
+    cache: str = Field(
+        "runs/cache", description="Folder or URL of tokens, negatives and built-in backbones, by content."
+    )
     system_metrics: bool = Field(
         False, description="Record the use of CPU, memory and GPU in `usage.jsonl`; a study says so by `tracking`."
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ import torch
 
 from trainer.config import RunConfig
 from trainer.errors import NoSpace
+from trainer.storage import run_folder
 from trainer.training.attempts import Held
 from trainer.training.result import Row, Stop
 from trainer.training.run import run
@@ -44,7 +46,9 @@ class Job(TypedDict):
     config: dict[str, Any]
     """A `RunConfig` as JSON values."""
     folder: str
-    """Where checkpoint, curve and result.json go; the same path on every node."""
+    """Where checkpoint, curve and result.json go; the same path on every node, and of no account with a `url`."""
+    url: str | None
+    """The folder on shared storage, if it is there: each node works in its scratch, and publishes there."""
     time_limit_s: float
     keep_model: bool
     """Leave the best checkpoint's tensors in the folder."""
@@ -76,11 +80,12 @@ def lane_worker(config: LaneConfig) -> None:
     device = _device(config["gpu_share"])
     warm = Warm()
     while (job := _take(exchange, config["lane"], worker)) is not None:
+        folder = run_folder(job["folder"], job["url"], job["config"])
         try:
-            with time_limit(job["time_limit_s"], Path(job["folder"]) / "stacks.txt"):
+            with time_limit(job["time_limit_s"], folder / "stacks.txt"):
                 result = run(
                     RunConfig.model_validate(job["config"]),
-                    Path(job["folder"]),
+                    folder,
                     warm=warm,
                     on_row=partial(_report, exchange, job["id"]),
                     worker=worker,
@@ -88,10 +93,12 @@ def lane_worker(config: LaneConfig) -> None:
                     keep_model=job["keep_model"],
                     attempts=job["attempt"],
                     held=Held(config["cpus"], config["gpu_share"]),
+                    url=job["url"],
                 )
         except NoSpace as error:  # no other trial would fare better, and this one shall go on when there is room
             ray.get(exchange.halt.remote(str(error)))
             return
+        _forget(folder, job["url"])
         ray.get(exchange.done.remote(job["id"], worker, result.model_dump(mode="json")))
         if result.status == "failed" and torch.cuda.is_initialized():
             raise RuntimeError(f"{job['id']} failed on a GPU ({result.reason}); the lane goes on in a fresh process")
@@ -101,7 +108,8 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
     """One run over all workers of this Ray Train group, which has set up `torch.distributed`.
 
     Args:
-        config: `run` (a `RunConfig` as JSON values), `folder`, `name`, `threads`, and `cpus` and `gpus` of all workers.
+        config: `run` (a `RunConfig` as JSON values), `folder` and `url` as of a `Job`, `name`, `threads`, and of all
+            workers `cpus` and `gpus`.
 
     Returns:
         The `RunResult` as JSON values; Ray Train hands back that of rank 0.
@@ -112,18 +120,21 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
     """
     _set_threads(config["threads"])
     rank = ray.train.get_context().get_world_rank()
+    folder = run_folder(config["folder"], config["url"], config["run"])
     result = run(
         RunConfig.model_validate(config["run"]),
-        Path(config["folder"]),
+        folder,
         worker=_worker_name(f"{config['name']}-{rank}"),
         device=_device(1.0),
         keep_model=True,
         held=Held(config["cpus"], config["gpus"]),
+        url=config["url"],
     )
     if result.status in ("failed", "out_of_memory") and not Workers.current().all_ended():
         raise RuntimeError(f"worker {rank} ended as {result.status} while others went on: {result.reason}")
     # Once only: a report waits for the controller's poll and for every other worker.
     ray.train.report(dict(result.metrics))
+    _forget(folder, config["url"])
     return result.model_dump(mode="json")
 
 
@@ -145,6 +156,12 @@ def _report(exchange: Any, run_id: str, row: Row) -> Stop | None:
         stop: Stop | None = ray.get(exchange.row.remote(run_id, row), timeout=_REPORT_S)
         return stop
     return None
+
+
+def _forget(folder: Path, url: str | None) -> None:
+    """Remove this node's copy of a run whose result has been published."""
+    if url is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _worker_name(lane: str) -> str:

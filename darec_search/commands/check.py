@@ -45,9 +45,9 @@ def _check_study(parsed: argparse.Namespace, priced: Pricing | None) -> None:
     plan = planning.size(config, dataset, layers)
     if parsed.json:
         estimate = {"estimate": priced(config, plan).document()} if priced else {}
-        print_json({**asdict(plan), "runs": plan.runs, "folder": str(config.folder), "missing": [], **estimate})
+        print_json({**asdict(plan), "runs": plan.runs, "folder": config.location, "missing": [], **estimate})
         return
-    say(f"{parsed.study} is valid. It would run, in {config.folder}:")
+    say(f"{parsed.study} is valid. It would run, in {config.location}:")
     if plan.weight_trials:
         way = {"grid": "in a grid", "one_at_a_time": "one weight at a time"}[config.search.weight_search]
         say(f"  {plan.weight_trials} trials for λ, {way}, at the architecture {config.search.fixed_architecture}")

@@ -55,7 +55,7 @@ def show(parsed: argparse.Namespace, rest: list[str]) -> None:
     _show_dataset(parsed.folder, parsed.json)
 
 
-def _show_dataset(folder: Path, as_json: bool) -> None:
+def _show_dataset(folder: str, as_json: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -65,7 +65,7 @@ def _show_dataset(folder: Path, as_json: bool) -> None:
     if as_json:
         print_json(manifest.model_dump(mode="json"))
         return
-    table = Table(title=escape(str(folder)), title_justify="left", show_header=False)
+    table = Table(title=escape(folder), title_justify="left", show_header=False)
     for name in ("users", "items", "interactions", "train_interactions"):
         table.add_row(name.replace("_", " "), f"{getattr(manifest, name):,}")
     for name, value in manifest.figures.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darec_search.commands.output import console, errors, print_json, say, say_metrics
@@ -63,7 +62,7 @@ def _asked(parsed: argparse.Namespace) -> list[History]:
     return [_of_user(parsed.data, parsed.user)]
 
 
-def _of_user(data: Path, user: str) -> History:
+def _of_user(data: str, user: str) -> History:
     """All that a dataset holds of a user, the held-out items included."""
     from darec_search.histories import History
     from trainer.data.dataset import Dataset

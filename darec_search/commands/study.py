@@ -25,10 +25,10 @@ def run(parsed: argparse.Namespace, rest: list[str]) -> None:
         with ConsoleObserver(console, config.resources.slots) as observer:
             result = pipeline.run(config, observer)
         print_result(console, result)
-        _print_example(result.model, Path(config.data.path))
+        _print_example(result.model, config.data.path)
 
 
-def _print_example(model: Path, data: Path) -> None:
+def _print_example(model: Path, data: str) -> None:
     """One recommendation in titles, so that a first run ends with what it is all for."""
     from darec_search.export import load
     from trainer.data.dataset import Dataset

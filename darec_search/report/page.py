@@ -30,7 +30,6 @@ from darec_search.report.tables import (
 )
 from darec_search.study import Study, Trial, best_trial
 from trainer.architecture import Architecture
-from trainer.training.result import write_atomic
 
 _KINDS = {"serial": "serial", "parallel": "parallel"}
 _STAGES = {"soft": "loss weights", "accent": "architecture", "bad": "without a result"}
@@ -56,9 +55,8 @@ def write_report(study: Study) -> Path:
     for name, figure in figures.items():
         save(figure, folder / f"{name}.png")
         save(figure, folder / f"{name}.svg")
-    path = study.folder / "report.html"
-    write_atomic(path, _page(facts, figures))
-    return path
+    study.publish("report")
+    return study.write("report.html", _page(facts, figures))
 
 
 def _page(facts: Facts, figures: Mapping[str, Figure]) -> str:
@@ -307,10 +305,11 @@ def _where(facts: Facts) -> str:
 
 def next_commands(study: Study) -> dict[str, str]:
     """What one can do next with a study, as commands by their purpose."""
-    folder, best = shlex.quote(str(study.folder)), shlex.quote(str(study.folder / "best"))
+    folder, best = shlex.quote(study.config.location), shlex.quote(str(study.folder / "best"))
+    study_file = shlex.quote(str(study.folder / "study.yaml"))
     commands = {}
     if not (study.folder / "final" / "metrics.json").exists():
-        commands["Go on with the search, up to an export"] = f"darec-search run {folder}/study.yaml"
+        commands["Go on with the search, up to an export"] = f"darec-search run {study_file}"
     if (study.folder / "best" / "architecture.json").exists():
         data = shlex.quote(study.config.data.path)
         commands["Recommend with the winner"] = f"darec-search recommend {best} --history ITEM,ITEM,ITEM --top 10"

@@ -19,8 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from trainer.storage import run_folder
 from trainer.training.attempts import end_open, lost
 from trainer.training.result import Cost, Row, RunResult, Stop, write_atomic
+from trainer.training.shared import SharedRun
 
 if TYPE_CHECKING:  # trainer.worker loads torch, which a mailbox has no use for
     from trainer.worker import Job
@@ -169,7 +171,8 @@ class Exchange:
         entry.lost += 1
         end_open(Path(entry.job["folder"]), reason, time.time())
         logger.warning("%s lost the worker of %s (%d of %d): %s", lane, trial, entry.lost, self._attempts, reason)
-        result = _outcome(entry, worker, reason, self._attempts)
+        # In a thread: shared storage may take its time, and the others go on meanwhile.
+        result = await asyncio.to_thread(_outcome, entry, worker, reason, self._attempts)
         if result is not None:
             await self.done(trial, worker, result.model_dump(mode="json"))
         else:
@@ -194,17 +197,26 @@ class Exchange:
 
 def _outcome(entry: _Entry, worker: str, reason: str, attempts: int) -> RunResult | None:
     """How a trial without a worker ends, or None if it shall be tried again."""
-    folder = Path(entry.job["folder"])
-    written = folder / "result.json"
-    if written.exists():  # the worker died after its work
-        return RunResult.model_validate_json(written.read_text(encoding="utf-8"))
-    stacks = folder / "stacks.txt"
-    if stacks.exists() and stacks.stat().st_size:
-        limit = entry.job["time_limit_s"]
+    job = entry.job
+    folder = run_folder(job["folder"], job["url"], job["config"])
+    written = _written(job, folder)
+    if written is not None:  # the worker died after its work
+        return written
+    stacks, limit = folder / "stacks.txt", job["time_limit_s"]
+    # The stacks of a worker on another node stay there, but not how long it took.
+    if (stacks.exists() and stacks.stat().st_size) or (job["url"] and time.time() - entry.taken_at >= limit):
         return _record(entry, worker, "timed_out", f"ran longer than {limit:g} s; what it was doing: {stacks}")
     if entry.lost >= attempts:
         return _record(entry, worker, "failed", f"its worker died {entry.lost} times (last: {reason})")
     return None
+
+
+def _written(job: Job, folder: Path) -> RunResult | None:
+    """The result that a worker has left for all to see."""
+    if job["url"] is not None:
+        return SharedRun(job["url"], folder).result()
+    file = folder / "result.json"
+    return RunResult.model_validate_json(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def _record(entry: _Entry, worker: str, status: Any, reason: str) -> RunResult:
@@ -218,5 +230,7 @@ def _record(entry: _Entry, worker: str, status: Any, reason: str) -> RunResult:
         lost=lost(Path(entry.job["folder"])),
         cost=Cost(wall_s=now - entry.taken_at, started_at=entry.taken_at, ended_at=now),
     )
-    write_atomic(Path(entry.job["folder"]) / "result.json", result.model_dump_json(indent=2))
-    return result
+    job = entry.job
+    folder = run_folder(job["folder"], job["url"], job["config"])
+    write_atomic(folder / "result.json", result.model_dump_json(indent=2))
+    return result if job["url"] is None else SharedRun(job["url"], folder).publish_result(result)

@@ -17,7 +17,9 @@ from trainer.training.result import RunResult
 logger = logging.getLogger(__name__)
 
 
-def run_final(study: StudyConfig, config: RunConfig, folder: Path, name: str = "final") -> RunResult:
+def run_final(
+    study: StudyConfig, config: RunConfig, folder: Path, name: str = "final", url: str | None = None
+) -> RunResult:
     """Train one run on `promotion.num_workers` workers, or in this process when the study's runner is `local`.
 
     The run goes on from its checkpoint when a worker dies, and when it is called again on the same folder. The lanes
@@ -28,6 +30,7 @@ def run_final(study: StudyConfig, config: RunConfig, folder: Path, name: str = "
         config: the run.
         folder: takes checkpoint, curve, result and model.
         name: how the workers are called.
+        url: of the folder on shared storage, if it is there; only the local runner leaves anything in `folder` then.
 
     Returns:
         Its result; status `failed` when it lost more workers than `resources.attempts` allows.
@@ -38,11 +41,11 @@ def run_final(study: StudyConfig, config: RunConfig, folder: Path, name: str = "
     if study.resources.runner == "local":
         from trainer.training.run import run
 
-        return run(config, folder, worker=name, keep_model=True, held=study.resources.held)
-    return _run_on_ray(study, config, folder, name)
+        return run(config, folder, worker=name, keep_model=True, held=study.resources.held, url=url)
+    return _run_on_ray(study, config, folder, name, url)
 
 
-def _run_on_ray(study: StudyConfig, config: RunConfig, folder: Path, name: str) -> RunResult:
+def _run_on_ray(study: StudyConfig, config: RunConfig, folder: Path, name: str, url: str | None) -> RunResult:
     from darec_search.runners.cluster import connect
 
     connect(study)
@@ -56,6 +59,7 @@ def _run_on_ray(study: StudyConfig, config: RunConfig, folder: Path, name: str) 
     worker_config = {
         "run": config.model_dump(mode="json"),
         "folder": str(folder.absolute()),
+        "url": url,
         "name": name,
         "threads": int(promotion.cpus_per_worker),
         "cpus": promotion.num_workers * promotion.cpus_per_worker,

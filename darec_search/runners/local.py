@@ -51,6 +51,7 @@ class LocalRunner(Runner):
                     worker="local",
                     keep_model=spec.keeps_model,
                     held=self._study.config.resources.held,
+                    url=self._study.url(f"trials/{spec.id}"),
                 ),
             )
         trial_id, training = self._running

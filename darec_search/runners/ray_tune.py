@@ -59,7 +59,7 @@ class RayTuneRunner(Runner):
         self._under_way: set[str] = set()
         self._closing = False
         self._points: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        # Inside the study folder, because that is what the nodes of a cluster share.
+        # Inside the study folder, because that is what the nodes of a cluster share, if they share one at all.
         self._scratch = study.folder.absolute() / "ray"
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._exchange: Any = (
@@ -78,6 +78,7 @@ class RayTuneRunner(Runner):
             "id": spec.id,
             "config": self._study.run_config(spec).model_dump(mode="json"),
             "folder": str(self._study.trial_folder(spec.id).absolute()),
+            "url": self._study.url(f"trials/{spec.id}"),
             "time_limit_s": self._study.config.resources.trial_time_limit_s,
             "keep_model": spec.keeps_model,
             "stoppable": spec.stage in SEARCH_STAGES and self._study.config.search.early_stopping != "none",
@@ -129,6 +130,7 @@ class RayTuneRunner(Runner):
         if message["kind"] == "broken":
             raise RuntimeError(f"{content['lane']} cannot start: {content['reason']}")
         self._under_way.discard(trial)
+        self._study.fetch(f"trials/{trial}")
         return DoneEvent(trial, RunResult.model_validate(content))
 
     def _run_tune(self) -> None:

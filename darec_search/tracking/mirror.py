@@ -118,4 +118,4 @@ class Mirror:
 
     def _advice(self) -> str:
         uri = f" --tracking-uri {shlex.quote(redact(self._uri))}" if self._uri else ""
-        return f"run `darec-search sync {shlex.quote(str(self._study.folder))}{uri}` later"
+        return f"run `darec-search sync {shlex.quote(self._study.config.location)}{uri}` later"

@@ -25,6 +25,7 @@ from darec_search.tracking.record import DataUse, Measurement, Record, State
 from darec_search.tracking.traces import begun, estimated_start, read_curve, read_json, read_result, seconds_of
 from trainer.architecture import FIXED_ARMS, Architecture
 from trainer.config import RunConfig
+from trainer.storage import is_url, local_path
 from trainer.training.result import Row, RunResult
 from trainer.training.usage import USAGE
 
@@ -333,13 +334,13 @@ def _weights(losses: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _data_use(study: Study, config: RunConfig, context: Literal["search", "full", "test"]) -> DataUse:
-    folder = Path(config.data.path)
+    location = config.data.path
     profile: dict[str, object] = {"fingerprint": study.fingerprint}
-    manifest = read_json(folder / "manifest.json")
+    manifest = None if is_url(location) else read_json(local_path(location) / "manifest.json")
     if isinstance(manifest, dict) and manifest.get("fingerprint") == study.fingerprint:
         profile |= {name: manifest[name] for name in ("users", "items", "interactions") if name in manifest}
-    name = f"{folder.name}, test split" if context == "test" else folder.name
-    return DataUse(name, context, str(folder), profile)
+    last = location.rstrip("/").rpartition("/")[2]
+    return DataUse(f"{last}, test split" if context == "test" else last, context, location, profile)
 
 
 def _worker_tags(result: RunResult | None) -> dict[str, str]:

@@ -155,7 +155,7 @@ def test_it_needs_only_what_the_trainer_needs(finished, recommender, tmp_path):
     guard = """
 import sys
 for name in ("ax", "botorch", "gpytorch", "cmaes", "faiss", "matplotlib", "mlflow", "onnx", "onnxruntime", "onnxscript",
-             "optuna", "pandas", "ray"):
+             "optuna", "pandas", "psutil", "ray", "s3fs"):
     sys.modules[name] = None  # makes `import name` fail as if it were not installed
 from darec_search.cli import main
 codes = [main(["recommend", sys.argv[1], "--history", sys.argv[3], "--json"])]

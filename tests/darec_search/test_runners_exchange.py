@@ -18,6 +18,7 @@ def job(folder: Path, name: str) -> Job:
         "id": name,
         "config": {},
         "folder": str(folder / name),
+        "url": None,
         "time_limit_s": 5.0,
         "keep_model": False,
         "stoppable": False,

@@ -7,13 +7,18 @@ validation.parquet   one item index a user
 test.parquet         one item index a user; sealed: no opening reads it, only `Dataset.unsealed` does
 manifest.json        counts, rules, warnings, SHA-256 digests
 test_openings.jsonl  when and why the test split was opened, a line each time
+
+At a URL it is the same files. Each machine copies them once, all but the test split, which is read there when it is
+opened and never kept.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,9 +30,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from trainer.cache import cached
 from trainer.data.ragged import Ragged, integers, read_table
 from trainer.data.strings import Strings
 from trainer.errors import BadInput
+from trainer.storage import StorageError, Store, each, is_url, local_path, scratch
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -36,6 +43,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 _DIGEST_CHUNK = 2**16
 OPENINGS = "test_openings.jsonl"
+_TEST = "test.parquet"
 Split = Literal["validation", "test"]
 
 logger = logging.getLogger(__name__)
@@ -82,14 +90,24 @@ class Dataset:
     user_index: NDArray[np.int64]
     test: NDArray[np.int32] | None = None
     """The test items, [users]; None while they are sealed."""
+    url: str | None = None
+    """Where it lies, if `folder` is this machine's copy."""
 
     @classmethod
-    def open(cls, folder: Path) -> Dataset:
-        """Read a dataset folder, all but the test split, and check its content against its manifest.
+    def open(cls, location: Path | str) -> Dataset:
+        """Read a dataset, all but the test split, and check its content against its manifest.
+
+        Args:
+            location: its folder or URL.
 
         Raises:
-            BadInput: if the folder is no dataset, of an unknown version, or its content is not what was prepared.
+            BadInput: if there is no dataset, one of an unknown version, or its content is not what was prepared.
+            StorageError: if the URL cannot be read.
         """
+        if is_url(location):
+            url = str(location).rstrip("/")
+            return replace(cls.open(_copied(url)), url=url)
+        folder = local_path(location)
         manifest = read_manifest(folder)
         try:
             table = read_table(folder / "items.parquet")
@@ -111,6 +129,11 @@ class Dataset:
         pa.default_memory_pool().release_unused()  # what decoding took, and would keep for a next time
         everyone = np.arange(len(user_ids))
         return cls(folder, manifest, item_ids, items, sentences, user_ids, train, validation, everyone)
+
+    @property
+    def location(self) -> str:
+        """Where it lies for all machines: its URL, or its folder."""
+        return self.url or str(self.folder)
 
     @property
     def fingerprint(self) -> str:
@@ -183,11 +206,13 @@ class Dataset:
         if split == "validation":
             return self.validation
         if self.test is None:
-            raise SealedSplit(f"{self.folder}: the test split is sealed; a final comparison or an evaluation opens it")
+            raise SealedSplit(
+                f"{self.location}: the test split is sealed; a final comparison or an evaluation opens it"
+            )
         return self.test
 
     def unsealed(self, reason: str) -> Dataset:
-        """This (sub)set with its test items; the opening is noted in the dataset's folder where that can be written.
+        """This (sub)set with its test items; the opening is noted where the dataset lies, if that can be written.
 
         Args:
             reason: who opens it and what for, for the record.
@@ -198,10 +223,14 @@ class Dataset:
         opened = replace(self, test=self.open_test())
         line = json.dumps({"time": time.time(), "reason": reason})
         try:
-            with (self.folder / OPENINGS).open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            logger.info("%s: the opening of the test split could not be noted (%s)", self.folder, error)
+            if self.url is not None:
+                store = Store(self.url)
+                store.write(OPENINGS, (store.read(OPENINGS) or b"") + line.encode() + b"\n")
+            else:
+                with (self.folder / OPENINGS).open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+        except (OSError, StorageError) as error:
+            logger.info("%s: the opening of the test split could not be noted (%s)", self.location, error)
         return opened
 
     def open_test(self) -> NDArray[np.int32]:
@@ -210,37 +239,55 @@ class Dataset:
         Raises:
             BadInput: if the split cannot be read or is not what was prepared.
         """
-        path = self.folder / "test.parquet"
         try:
-            items = _read_column(path)
+            items = _read_column(self._test_file())
         except (OSError, KeyError, pa.ArrowException) as error:
-            raise BadInput(f"{path}: cannot be read ({error}); prepare the dataset again") from error
+            raise BadInput(f"{self.location}/{_TEST}: cannot be read ({error}); prepare the dataset again") from error
         _check(self.folder, self.manifest, "test", digest_integers(items))
         return items[self.user_index]
 
+    def _test_file(self) -> Path | pa.BufferReader:
+        if self.url is None:
+            return self.folder / _TEST
+        content = Store(self.url).read(_TEST)
+        if content is None:
+            raise FileNotFoundError(f"{self.url}/{_TEST} is not there")
+        return pa.BufferReader(content)
 
-def openings_of(folder: Path) -> list[dict[str, object]]:
-    """When (Unix seconds) and why the test split of a dataset folder was opened, oldest first."""
+
+def has_dataset(location: Path | str) -> bool:
+    """Whether a dataset lies in a folder or at a URL.
+
+    Raises:
+        StorageError: if the URL cannot be read.
+    """
+    if is_url(location):
+        return Store(str(location)).read(MANIFEST) is not None
+    return (local_path(location) / MANIFEST).exists()
+
+
+def openings_of(location: Path | str) -> list[dict[str, object]]:
+    """When (Unix seconds) and why the test split of a dataset was opened, oldest first."""
     try:
-        lines = (folder / OPENINGS).read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in _read(location, OPENINGS).splitlines()]
     except (OSError, ValueError):
         return []
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a dataset folder.
+def read_manifest(location: Path | str) -> Manifest:
+    """The manifest of a dataset, which lies in a folder or at a URL.
 
     Raises:
         BadInput: if there is none, it is damaged, or its version is unknown.
+        StorageError: if the URL cannot be read.
     """
-    path = folder / MANIFEST
+    path = f"{str(location).rstrip('/')}/{MANIFEST}"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(_read(location, MANIFEST))
         version = document["version"]
     except OSError as error:
         raise BadInput(
-            f"{folder}: is no dataset folder ({MANIFEST}: {error.strerror or error}); make one with "
+            f"{location}: is no dataset folder ({MANIFEST}: {error.strerror or error}); make one with "
             "`darec-search data prepare`"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
@@ -252,6 +299,43 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         field = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise BadInput(f"{path}: is damaged (field {field}); prepare the dataset again") from error
+
+
+def publish(folder: Path, url: str) -> None:
+    """Copy a dataset folder to a URL; the manifest last, since it is what tells that the rest is there.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    store = Store(url)
+    names = [file.name for file in folder.iterdir() if file.name != MANIFEST]
+    each(lambda name: store.upload(folder / name, name), names)
+    store.upload(folder / MANIFEST, MANIFEST)
+
+
+def _copied(url: str) -> Path:
+    """This machine's copy of the dataset at a URL, by fingerprint."""
+    key = {"url": url, "fingerprint": read_manifest(url).fingerprint}
+    return cached(scratch(), "data", key, lambda folder: _copy(Store(url), folder))
+
+
+def _copy(store: Store, folder: Path) -> None:
+    """Copy a dataset without its test split and look whether it is whole: one that is not must not be kept."""
+    names = [name for name in store.entries() if name not in (_TEST, OPENINGS) and "/" not in name]
+    each(lambda name: store.download(name, folder / name), names)
+    try:
+        Dataset.open(folder)
+    except BadInput as error:
+        raise BadInput(f"{store.url}: is no whole dataset ({error})") from error
+
+
+def _read(location: Path | str, name: str) -> str:
+    if not is_url(location):
+        return (local_path(location) / name).read_text(encoding="utf-8")
+    content = Store(str(location)).read(name)
+    if content is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    return content.decode()
 
 
 def digest_integers(*arrays: NDArray[np.integer]) -> str:
@@ -288,5 +372,5 @@ def _check(folder: Path, manifest: Manifest, part: str, digest: str) -> None:
         )
 
 
-def _read_column(path: Path) -> NDArray[np.int32]:
+def _read_column(path: Path | pa.BufferReader) -> NDArray[np.int32]:
     return integers(read_table(path).column("item").combine_chunks()).astype(np.int32)

@@ -33,7 +33,7 @@ _VERSION = 3
 _FILE = "negatives.parquet"
 
 
-def hard_negatives(dataset: Dataset, config: NegativesConfig, cache: Path, device: str | None = None) -> Ragged:
+def hard_negatives(dataset: Dataset, config: NegativesConfig, cache: Path | str, device: str | None = None) -> Ragged:
     """N_j of every item j, rising item indices; a row may be empty.
 
     Each distance gives the nearest ⌈fraction × items⌉, `most` at most. Where the fraction is fewer than `FEWEST` (small
@@ -43,7 +43,7 @@ def hard_negatives(dataset: Dataset, config: NegativesConfig, cache: Path, devic
     Args:
         dataset: the (sub)set that is trained on; its held-out items are not read.
         config: encoder, fraction, rank and kind of search.
-        cache: root of `trainer.cache.cached`.
+        cache: root of `trainer.cache.cached`, a folder or a URL.
         device: where to compute, for a first time.
 
     Raises:

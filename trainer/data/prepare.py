@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from trainer.config import Section
-from trainer.data.dataset import MANIFEST, VERSION, Manifest, digest_integers, digest_items, digest_strings
+from trainer.data.dataset import (
+    MANIFEST,
+    VERSION,
+    Manifest,
+    digest_integers,
+    digest_items,
+    digest_strings,
+    has_dataset,
+    publish,
+)
 from trainer.data.filters import FilterOptions, Kept, apply_filters
 from trainer.data.ragged import Ragged
 from trainer.data.sources import SOURCES
@@ -26,22 +35,32 @@ from trainer.data.sources.base import RawData
 from trainer.data.strings import Strings
 from trainer.data.text import item_sentence
 from trainer.errors import BadInput
+from trainer.storage import Store, is_url, local_path, scratch
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(format: str, source: Path | None, out: Path, **options: Any) -> Manifest:
+def prepare(format: str, source: Path | None, out: Path | str, **options: Any) -> Manifest:
     """Read, filter, split and write a dataset folder, whole or not at all.
 
     Args:
         format: a name in `SOURCES`.
         source: what to read; None for a format that needs nothing.
-        out: the dataset folder; one that holds an earlier dataset is replaced.
+        out: the dataset folder, or its URL; one that holds an earlier dataset is replaced.
         **options: those of the format and of `FilterOptions`.
 
     Raises:
         BadInput: for anything that the caller can mend.
+        StorageError: if the URL cannot be written.
     """
+    if is_url(out):
+        if not has_dataset(out) and Store(str(out)).entries():
+            raise BadInput(f"{out}: holds other files and no dataset; name a new folder")
+        with tempfile.TemporaryDirectory(dir=scratch(), prefix="prepare-") as here:
+            manifest = prepare(format, source, Path(here, "dataset"), **options)
+            publish(Path(here, "dataset"), str(out))
+        return manifest
+    out = local_path(out)
     if format not in SOURCES:
         raise BadInput(f"format {format!r} is unknown; the formats are {', '.join(sorted(SOURCES))}")
     _check_out(out)

@@ -122,7 +122,7 @@ def save_parts(path: Path, parts: Iterable[Ragged], column: str = "values") -> N
             writer.write_table(pa.table([rows], schema), row_group_size=_ROW_GROUP)
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: Path | pa.BufferReader) -> pa.Table:
     """A Parquet file whole. `pyarrow.parquet.read_table` does the same, but imports pandas."""
     with pq.ParquetFile(path) as file:
         return file.read()

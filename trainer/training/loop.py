@@ -27,6 +27,7 @@ from trainer.training.precision import autocast
 from trainer.training.ranks import save_ranks
 from trainer.training.result import Row, write_atomic
 from trainer.training.sequence import SequenceTask
+from trainer.training.shared import SharedRun
 from trainer.training.task import Task
 from trainer.training.warm import Judged, Materials
 from trainer.training.workers import Workers
@@ -41,6 +42,7 @@ class Training:
         folder: where `checkpoint/` and `curve.jsonl` go.
         device: where to train.
         workers: this process's place among the workers.
+        shared: the folder at a URL, if the run has one.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class Training:
         folder: Path,
         device: str,
         workers: Workers | None = None,
+        shared: SharedRun | None = None,
     ) -> None:
+        self._shared = shared
         self.config, self.folder, self.device = config, folder, device
         self.workers = workers or Workers.current()
         self.task = create_task(config, materials, device, self.workers)
@@ -86,7 +90,10 @@ class Training:
 
         Raises:
             Diverged: if a loss or a gradient is not finite, or a loss explodes.
+            StorageError: if the folder at a URL cannot be read.
         """
+        if self._shared is not None:
+            self._fetch_checkpoint(self._shared)
         restored = self.checkpoints.restore(self.workers, self.device)
         if restored is not None:
             self.progress, self.best = restored
@@ -102,6 +109,15 @@ class Training:
             self._save()
             self._write_curve()
             yield self.progress.curve[-1]
+
+    def _fetch_checkpoint(self, shared: SharedRun) -> None:
+        """See that every worker has the newest checkpoint; rank 0 may have a newer one than the URL."""
+        if self.workers.rank == 0:
+            shared.fetch_checkpoint()
+            shared.publish_checkpoint()
+        self.workers.from_first([0], self.device)
+        if self.workers.rank != 0:
+            shared.fetch_checkpoint()
 
     @property
     def over(self) -> bool:
@@ -186,6 +202,8 @@ class Training:
         if self.workers.rank == 0:
             self._count_time()
             self.checkpoints.save(self.progress, self.best)
+            if self._shared is not None:
+                self._shared.publish_checkpoint()
 
     def _count_time(self) -> None:
         self.progress.wall_s = self.earlier[0] + time.monotonic() - self._started[0]

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from trainer.config import RunConfig
 from trainer.errors import BadInput, NoSpace, no_space_told
+from trainer.storage import StorageError
 from trainer.training.attempts import Held, attempt, lost
 from trainer.training.deterministic import deterministic
 from trainer.training.divergence import Diverged
@@ -26,6 +27,7 @@ from trainer.training.loop import Training
 from trainer.training.memory import is_out_of_memory, out_of_memory_reason
 from trainer.training.model_file import save_model
 from trainer.training.result import Cost, Row, RunResult, Status, Stop, write_atomic
+from trainer.training.shared import SharedRun
 from trainer.training.usage import recorded_usage
 from trainer.training.warm import Judged, Materials, Warm
 from trainer.training.workers import Workers, default_device
@@ -44,6 +46,7 @@ def run(
     keep_model: bool = False,
     attempts: int = 1,
     held: Held | None = None,
+    url: str | None = None,
 ) -> RunResult:
     """Train, or go on from `folder/checkpoint`, and write `folder/result.json` before returning.
 
@@ -57,12 +60,24 @@ def run(
         keep_model: leave `model.safetensors` (the best checkpoint's trained tensors) in `folder`.
         attempts: workers that this run has taken, this one included.
         held: what it holds over all its workers; where absent a CPU each, and a GPU if it trains on one.
+        url: of its folder on shared storage, where other machines go on with it and find its result.
 
     Returns:
         The result. Out of memory, divergence and any other error of the run are a status with a reason.
+
+    Raises:
+        StorageError: if the URL cannot be used; the run goes on from its checkpoint another time.
     """
     running = run_by_epochs(
-        config, folder, warm=warm, worker=worker, device=device, keep_model=keep_model, attempts=attempts, held=held
+        config,
+        folder,
+        warm=warm,
+        worker=worker,
+        device=device,
+        keep_model=keep_model,
+        attempts=attempts,
+        held=held,
+        url=url,
     )
     answer = on_row if Workers.current().rank == 0 else None
     stop: Stop | None = None
@@ -86,6 +101,7 @@ def run_by_epochs(
     keep_model: bool = False,
     attempts: int = 1,
     held: Held | None = None,
+    url: str | None = None,
 ) -> Generator[Row, Stop | None, RunResult]:
     """A run that halts after every epoch; closed early, it leaves its checkpoint and no result.
 
@@ -100,6 +116,7 @@ def run_by_epochs(
         keep_model: as for `run`.
         attempts: as for `run`.
         held: as for `run`.
+        url: as for `run`.
 
     Yields:
         Every evaluation, as `Training.epochs` does. A `Stop` that is sent back, to rank 0, ends all workers' run here,
@@ -109,7 +126,7 @@ def run_by_epochs(
     device = device or default_device()
     held = held or Held(workers.world, workers.world if device.startswith("cuda") else 0)
     with no_space_told(folder), attempt(folder, worker, held) if workers.rank == 0 else nullcontext():
-        return (yield from _by_epochs(config, folder, warm, worker, device, keep_model, attempts))
+        return (yield from _by_epochs(config, folder, warm, worker, device, keep_model, attempts, url))
 
 
 def _by_epochs(
@@ -120,8 +137,10 @@ def _by_epochs(
     device: str,
     keep_model: bool,
     attempts: int,
+    url: str | None,
 ) -> Generator[Row, Stop | None, RunResult]:
     workers = Workers.current()
+    shared = SharedRun(url, folder) if url is not None else None
     started_at, started = time.time(), time.monotonic()
     training: Training | None = None
     status: Status = "finished"
@@ -138,7 +157,7 @@ def _by_epochs(
             recorded_usage(folder, device, sampled),
         ):
             materials = (warm or Warm()).of(config)
-            training = Training(config, materials, folder, device, workers)
+            training = Training(config, materials, folder, device, workers, shared)
             for row in training.epochs():
                 stop = yield row
                 if any(workers.from_first([stop is not None], device)):
@@ -148,7 +167,7 @@ def _by_epochs(
                 status, reason = "pruned", stop.reason
     except Diverged as error:
         status, reason = "diverged", _sentence(error)
-    except NoSpace:
+    except (NoSpace, StorageError):  # no fault of the run's
         raise
     except Exception as error:  # a trial's own fault must not take the search with it; the traceback goes to the log
         if is_out_of_memory(error):
@@ -171,6 +190,8 @@ def _by_epochs(
             with no_space_told(folder):
                 save_model(folder / "model.safetensors", training.best)
         write_atomic(folder / "result.json", result.model_dump_json(indent=2))
+        if shared is not None:
+            result = shared.publish_result(result)
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     if status == "out_of_memory":
         training = None

@@ -57,11 +57,11 @@ class Warm:
     """Materials by config, loaded at first use and kept while the process lives."""
 
     def __init__(self) -> None:
-        self._datasets: dict[Path, Dataset] = {}
-        self._subsets: dict[tuple[Path, float, int], Dataset] = {}
+        self._datasets: dict[str, Dataset] = {}
+        self._subsets: dict[tuple[str, float, int], Dataset] = {}
         self._backbones: dict[tuple[str, str | None, Precision], LoadedBackbone] = {}
         self._packers: dict[tuple[str, str | None, Path, int], StreamPacker] = {}
-        self._negatives: dict[tuple[Path, float, int, NegativesConfig], Ragged] = {}
+        self._negatives: dict[tuple[str, float, int, NegativesConfig], Ragged] = {}
 
     def of(self, config: RunConfig) -> Judged:
         """What a run needs, DARec's or a baseline's.
@@ -77,13 +77,13 @@ class Warm:
         Raises:
             BadInput: if the dataset or the backbone cannot be used, or streams are longer than the backbone allows.
         """
-        cache = Path(config.cache)
+        cache = config.cache
         judged = self.judged(config)
-        dataset, full = judged.dataset, self._datasets[Path(config.data.path)]
+        dataset, full = judged.dataset, self._datasets[config.data.path]
         backbone = self._backbone(config, full, cache)
         packer = self._packer(backbone, full, config.data.max_item_tokens)
         _refuse_long_streams(config, backbone.model.max_positions)
-        negatives_key = (Path(config.data.path), config.data.users_fraction, config.data.subset_seed, config.negatives)
+        negatives_key = (config.data.path, config.data.users_fraction, config.data.subset_seed, config.negatives)
         if config.losses.contrastive == 0:
             negatives = Ragged.from_rows([[]] * dataset.n_items)
         elif negatives_key in self._negatives:
@@ -99,7 +99,7 @@ class Warm:
             BadInput: if the dataset cannot be used.
         """
         data = config.data
-        path = Path(data.path)
+        path = data.path
         if path not in self._datasets:
             self._datasets[path] = Dataset.open(path)
         full = self._datasets[path]
@@ -111,7 +111,7 @@ class Warm:
         judged = full if data.validation_users == "all" else dataset
         return Judged(dataset, _validation(judged, dataset))
 
-    def _backbone(self, config: RunConfig, dataset: Dataset, cache: Path) -> LoadedBackbone:
+    def _backbone(self, config: RunConfig, dataset: Dataset, cache: Path | str) -> LoadedBackbone:
         wanted, precision = config.model.backbone, config.execution.precision
         name = str(builtin_folder(wanted, dataset, cache)) if wanted.name == "builtin" else wanted.name
         key = (name, wanted.revision, precision)
@@ -141,7 +141,7 @@ def _validation(judged: Dataset, trained: Dataset) -> Validation:
     return Validation(judged.train, judged.validation, number[judged.user_index])
 
 
-def builtin_folder(config: BackboneConfig, dataset: Dataset, cache: Path) -> Path:
+def builtin_folder(config: BackboneConfig, dataset: Dataset, cache: Path | str) -> Path:
     """Folder of the built-in backbone for this catalogue's text; trained at first use, then found by content."""
     from trainer.models.backbones.builtin import build_builtin
 
