@@ -31,6 +31,8 @@ from trainer.training.warm import Warm
 
 logger = logging.getLogger(__name__)
 OnEvent = Callable[[Event], None]
+_Look = Callable[[Runner, OnEvent], int]
+"""Searches; returns the trials that the budget had no room for."""
 
 
 class Observer(Protocol):
@@ -56,13 +58,19 @@ class Silent:
 
 
 @dataclass(frozen=True)
-class StudyResult:
-    """What a study ended with."""
+class Compared:
+    """What a study has decided."""
 
     study: Study
     promotion: Promotion
     comparison: list[dict[str, Any]]
     """The final table on the test split."""
+
+
+@dataclass(frozen=True)
+class StudyResult(Compared):
+    """What a study ended with."""
+
     model: Path
     """The exported model."""
     report: Path
@@ -79,6 +87,35 @@ def run(config: StudyConfig, observer: Observer | None = None) -> StudyResult:
         SearchFailed, PromotionFailed: when nothing finished that could be promoted.
     """
     observer = observer or Silent()
+    with _searching(config, observer) as (study, look):
+        return _finish(study, observer, look)
+
+
+def compare(config: StudyConfig, observer: Observer | None = None) -> Compared:
+    """The part of `run` that decides: search, re-tests, final models and test split; no export, report or MLflow.
+
+    Raises:
+        BadInput, Stopped, SearchFailed, PromotionFailed: as `run`.
+    """
+    observer = observer or Silent()
+    with _searching(config, observer) as (study, look):
+        return _compare(study, observer, look, observer.event)
+
+
+def promote(study: Study, observer: Observer | None = None) -> StudyResult:
+    """Promote what an existing study has found so far, without searching further.
+
+    Raises:
+        BadInput, Stopped, PromotionFailed: as `run`.
+    """
+    study.dataset()
+    with alone(study):
+        return _finish(study, observer or Silent(), lambda runner, on_event: 0)
+
+
+@contextmanager
+def _searching(config: StudyConfig, observer: Observer) -> Iterator[tuple[Study, _Look]]:
+    """Check everything, then hold the study: its folder, and what searches it."""
     observer.stage("reading data")
     dataset = planning.open_dataset(config)
     plan = planning.check(config, dataset)
@@ -91,18 +128,7 @@ def run(config: StudyConfig, observer: Observer | None = None) -> StudyResult:
             observer.stage("search", plan.searching, done)
             return search(study, runner, on_event)
 
-        return _finish(study, observer, look)
-
-
-def promote(study: Study, observer: Observer | None = None) -> StudyResult:
-    """Promote what an existing study has found so far, without searching further.
-
-    Raises:
-        BadInput, Stopped, PromotionFailed: as `run`.
-    """
-    study.dataset()
-    with alone(study):
-        return _finish(study, observer or Silent(), lambda runner, on_event: 0)
+        yield study, look
 
 
 def _open_study(config: StudyConfig, plan: planning.Plan, lease: Lease, observer: Observer) -> Study:
@@ -128,11 +154,8 @@ def alone(study: Study) -> Iterator[None]:
         yield
 
 
-def _finish(study: Study, observer: Observer, look: Callable[[Runner, OnEvent], int]) -> StudyResult:
-    """Search by `look`, promote, export, report; every part that is done already is left as it is.
-
-    `look` returns the trials that the budget had no room for.
-    """
+def _finish(study: Study, observer: Observer, look: _Look) -> StudyResult:
+    """Search by `look`, promote, export, report; every part that is done already is left as it is."""
     tracking = study.config.tracking
     mirror = Mirror(study, tracking.uri) if tracking.enabled else None
 
@@ -144,10 +167,7 @@ def _finish(study: Study, observer: Observer, look: Callable[[Runner, OnEvent], 
     if mirror is not None:
         mirror.start()
     try:
-        with runners.create(study) as runner:
-            left_out = look(runner, on_event)
-            decision = _promote(study, runner, observer, on_event, left_out)
-        comparison = _train_and_test(study, decision, observer)
+        compared = _compare(study, observer, look, on_event)
         observer.stage("export and report")
         export(study, study.folder / "best")
         study.publish("best")
@@ -155,7 +175,14 @@ def _finish(study: Study, observer: Observer, look: Callable[[Runner, OnEvent], 
         report = write_report(study)
     finally:
         synced = mirror.close() if mirror is not None else None
-    return StudyResult(study, decision, comparison, study.folder / "best", report, synced)
+    return StudyResult(study, compared.promotion, compared.comparison, study.folder / "best", report, synced)
+
+
+def _compare(study: Study, observer: Observer, look: _Look, on_event: OnEvent) -> Compared:
+    with runners.create(study) as runner:
+        left_out = look(runner, on_event)
+        decision = _promote(study, runner, observer, on_event, left_out)
+    return Compared(study, decision, _train_and_test(study, decision, observer))
 
 
 def _promote(study: Study, runner: Runner, observer: Observer, on_event: OnEvent, left_out: int) -> Promotion:

@@ -271,7 +271,7 @@ def test_at_full_fidelity_the_fixed_arms_still_get_models_of_their_own(tmp_path,
         finished.study.folder.parent, output=str(tmp_path / "study"), tracking={"enabled": False}, search=search,
         promotion={"repeats": 1}, **sections,
     )  # fmt: skip
-    names = [row["name"] for row in pipeline.run(config).comparison]
+    names = [row["name"] for row in pipeline.compare(config).comparison]
     winner = json.loads((tmp_path / "study" / "promotion.json").read_text())["winner"]
     assert names == ["winner", *(arm for arm in FIXED_ARMS if arm != winner), "popularity", "neighbours"]
 
@@ -299,7 +299,7 @@ def test_the_opening_of_the_test_split_is_recorded_with_its_models(finished):
 def test_a_lost_comparison_is_made_again_from_the_same_models(finished, tmp_path):
     config, watch = copy_of(finished, tmp_path), Watch()
     (tmp_path / "study" / "final" / "comparison.json").unlink()
-    again = pipeline.run(config, watch)
+    again = pipeline.compare(config, watch)
     assert watch.ran == []
     assert again.comparison == finished.comparison
     assert len(final_comparisons(again.study)) == 2
@@ -309,7 +309,7 @@ def test_a_lost_comparison_is_made_again_from_the_same_models(finished, tmp_path
 def test_a_final_run_that_is_not_whole_is_done_again_alone(finished, tmp_path, part):
     config, watch = copy_of(finished, tmp_path), Watch()
     (tmp_path / "study" / "final" / part).unlink()
-    again = pipeline.run(config, watch)
+    again = pipeline.compare(config, watch)
     assert watch.ran == []
     assert again.comparison == finished.comparison
 
@@ -338,7 +338,7 @@ def test_a_checkpoint_of_another_winner_is_not_gone_on_from(finished, tmp_path):
     mine = RunConfig.model_validate_json((study.folder / "final" / "run.json").read_text())
     other = mine.model_copy(update={"model": mine.model.model_copy(update={"architecture": "SPS-PSP"})})
     interrupted_final_run(study, other)
-    assert pipeline.run(config).comparison == finished.comparison
+    assert pipeline.compare(config).comparison == finished.comparison
 
 
 def test_a_final_run_goes_on_from_its_own_checkpoint(finished, tmp_path):
@@ -346,7 +346,7 @@ def test_a_final_run_goes_on_from_its_own_checkpoint(finished, tmp_path):
     study = Study.load(tmp_path / "study")
     mine = RunConfig.model_validate_json((study.folder / "final" / "run.json").read_text())
     row = interrupted_final_run(study, mine)
-    again = pipeline.run(config)
+    again = pipeline.compare(config)
     assert again.study.final_result().curve[0] == row
     assert again.comparison == finished.comparison
 
@@ -393,7 +393,7 @@ def test_a_fixed_arm_that_cannot_be_trained_is_missed_aloud(finished, tmp_path, 
     failed = RunResult(status="out_of_memory", reason="CUDA out of memory.")
     (study.trial_folder(spec.id) / "result.json").write_text(failed.model_dump_json())
     (study.trial_folder(spec.id) / "model.safetensors").unlink()
-    again = pipeline.run(config)
+    again = pipeline.compare(config)
     assert spec.arm not in [row["name"] for row in again.comparison]
     assert f"the fixed arm {spec.arm} has no place in the final table" in caplog.text
 
