@@ -37,6 +37,8 @@ _LOOK_S = 0.5
 """Seconds between two looks at another one's heartbeat."""
 _DYING_S = 1.0
 """How long a process of this machine may take to end after it was killed."""
+_FAREWELL_S = 10.0
+"""How long an end waits for a heartbeat under way, as of storage that does not answer."""
 _FOLDER = ".lease"
 
 logger = logging.getLogger(__name__)
@@ -156,7 +158,7 @@ class Lease:
     def release(self) -> None:
         """Let the next one begin at once."""
         self._ended.set()
-        self._thread.join()
+        self._thread.join(_FAREWELL_S)
         if self._lost is None:
             try:
                 self._objects.write(_name(self._number, "released"), b"")

@@ -160,6 +160,7 @@ def _finish(study: Study, observer: Observer, look: _Look) -> StudyResult:
     mirror = Mirror(study, tracking.uri) if tracking.enabled else None
 
     def on_event(event: Event) -> None:
+        study.confirm()
         observer.event(event)
         if mirror is not None:
             mirror.notify()

@@ -200,7 +200,7 @@ class Study:
             LeaseLost: if another controller has taken over.
             StorageError: if the URL cannot be written.
         """
-        self._confirm()
+        self.confirm()
         write_atomic(self.folder / name, text)
         self.publish(name)
         return self.folder / name
@@ -211,7 +211,7 @@ class Study:
         Raises:
             LeaseLost, StorageError: as `write`.
         """
-        self._confirm()
+        self.confirm()
         if self._shared is not None and self.lease is not None:
             self._shared.publish(*names)
 
@@ -230,7 +230,7 @@ class Study:
         Raises:
             LeaseLost, StorageError: as `write`.
         """
-        self._confirm()
+        self.confirm()
         for name in names:
             if self._shared is not None and self.lease is not None:
                 self._shared.remove(name)
@@ -240,7 +240,12 @@ class Study:
             else:
                 path.unlink(missing_ok=True)
 
-    def _confirm(self) -> None:
+    def confirm(self) -> None:
+        """Go on only if this process may still write.
+
+        Raises:
+            LeaseLost: if another controller has taken over.
+        """
         if self.lease is not None:
             self.lease.confirm()
 

@@ -122,6 +122,15 @@ def test_of_many_that_find_a_silent_holder_one_takes_over(objects):
     lease.release()
 
 
+@pytest.fixture
+def heeding_interrupts():
+    """As a terminal starts it; what a shell script starts in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeding_interrupts")
 def test_a_holder_that_another_one_has_followed_may_not_go_on(objects):
     lease = take(objects)
     held_by(objects, elsewhere(pid=4712), number=2)

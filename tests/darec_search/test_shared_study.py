@@ -23,6 +23,7 @@ from darec_search.lease import LeaseLost
 from darec_search.runners.base import DoneEvent
 from darec_search.runners.cluster import disconnect
 from darec_search.runners.exchange import Exchange
+from darec_search.runners.final import run_final
 from darec_search.study import Study, check_folder, controlling
 from trainer.data.dataset import Dataset, openings_of
 from trainer.errors import BadInput
@@ -279,6 +280,7 @@ def test_lanes_work_in_folders_of_their_own_and_meet_at_the_url(bucket, tmp_path
     config = study_config(
         tmp_path, output=f"{bucket}/study", cache=f"{bucket}/cache", data={"path": f"{bucket}/data"},
         search={"trials": 2, "strategy": "joint", "weights": {}}, resources={"runner": "ray", "lanes": 1},
+        promotion={"num_workers": 2},
     )  # fmt: skip
     dataset = planning.open_dataset(config)
     with controlling(config) as lease:
@@ -287,6 +289,11 @@ def test_lanes_work_in_folders_of_their_own_and_meet_at_the_url(bucket, tmp_path
             search(study, runner)
         assert [trial.status for trial in study.trials()] == ["finished", "finished"]
         assert all((trial.folder / RANKS).exists() for trial in study.trials())
+        run = config.run_config("serial", {}, 0, users_fraction=1.0, epochs=1)
+        assert run_final(config, run, study.folder / "final", url=study.url("final")).status == "finished"
+        study.fetch("final")
+        assert study.final_result().status == "finished"
+        assert (study.folder / "final" / "model.safetensors").exists()
     assert not [path for path in scratch().glob("runs/**/*") if path.is_file()]
     shutil.rmtree(study.folder)
     assert [trial.status for trial in Study.load(config.url).trials()] == ["finished", "finished"]
