@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -97,15 +98,39 @@ class LocalCluster:
         self._kill_what_is_left()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def start_head(self) -> None:
-        """The head, again at the same address if it was there before."""
+    def start_head(self, nodes: int = 0) -> None:
+        """The head, again at the same address if it was there before.
+
+        Args:
+            nodes: nodes of one CPU that its autoscaler may add when work waits for them.
+        """
         (agent,) = free_ports(1)
         self._start(
             "head", "--head", "--num-cpus=0", "--node-ip-address=127.0.0.1", f"--port={self._gcs}",
             f"--ray-client-server-port={self._client}", "--dashboard-host=127.0.0.1",
             f"--dashboard-port={self._dashboard}", f"--dashboard-agent-listen-port={agent}",
-            f"--temp-dir={self._scratch}",
+            f"--temp-dir={self._scratch}", *(self._autoscaling(nodes) if nodes else ()),
         )  # fmt: skip
+
+    def _autoscaling(self, nodes: int) -> list[str]:
+        """Options for Ray's autoscaler with its provider of nodes that are processes of this machine."""
+        self.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        common = {"node_config": {}, "min_workers": 0}
+        config = {
+            "cluster_name": "local",
+            "max_workers": nodes,
+            "upscaling_speed": 1.0,
+            "idle_timeout_minutes": 1,
+            "provider": {"type": "fake_multinode", "gcs_address": self.address},
+            "available_node_types": {
+                "head": {**common, "resources": {"CPU": 0}, "max_workers": 0},
+                "cpu": {**common, "resources": {"CPU": 1}, "max_workers": nodes},
+            },
+            "head_node_type": "head",
+        }
+        file = self._folder / "autoscaling.yaml"
+        file.write_text(json.dumps(config), encoding="utf-8")
+        return [f"--autoscaling-config={file}"]
 
     def start_node(self, number: int, cpus: int) -> None:
         """A node; `number` from 2 to 254 is the last part of its address."""

@@ -184,6 +184,11 @@ class ResourcesConfig(Section):
     lanes: Positive = Field(2, description="Trials at a time: warm Ray Train workers.")
     cpus_per_lane: Annotated[float, Field(gt=0)] = Field(1, description="CPUs of a lane; also its torch threads.")
     gpus_per_lane: Annotated[float, Field(ge=0)] = Field(0, description="GPUs, or a share of one, of a lane.")
+    autoscaling: bool = Field(
+        False,
+        description="The cluster gets more nodes when work waits for them: lanes and final run wait instead of being "
+        "refused, or fewer, where there is no room yet.",
+    )
     trial_time_limit_s: Annotated[float, Field(gt=0)] = Field(
         24 * 3600, description="A trial that runs longer is ended and recorded as timed_out."
     )

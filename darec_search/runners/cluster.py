@@ -20,6 +20,8 @@ _ENVIRONMENT = {
     # Train's controller looks at its workers this often; the default of 2 s delays every start and every recovery.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # A lane that waits for a node is no failure, and what it asks for has to stay asked for.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3600",
     # Lanes, Tune trials and controllers are more processes than CPUs; Ray warns of that on the terminal.
     "RAY_worker_maximum_startup_concurrency": "16",
     # Tune's new output prints a table even when it is told to be silent.
@@ -103,7 +105,8 @@ def lanes_that_fit(lanes: int, cpus: float, gpus: float) -> int:
         largest = max(((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes), default=(0, 0))
         raise BadInput(
             f"resources: a lane needs {cpus:g} CPUs and {gpus:g} GPUs on one node, the largest node of the Ray cluster "
-            f"has {largest[0]:g} and {largest[1]:g}; lower cpus_per_lane or gpus_per_lane, or use a larger cluster"
+            f"has {largest[0]:g} and {largest[1]:g}; lower cpus_per_lane or gpus_per_lane, use a larger cluster, or "
+            "set resources.autoscaling if it gets nodes when they are asked for"
         )
     if room < lanes:
         logger.warning("the Ray cluster has room for %d of %d lanes; going on with %d", room, lanes, room)

@@ -53,8 +53,11 @@ class RayTuneRunner(Runner):
     def __init__(self, study: Study) -> None:
         resources = study.config.resources
         connect(study.config)
-        self.slots = lanes_that_fit(resources.lanes, resources.cpus_per_lane, resources.gpus_per_lane)
-        check_final_run(study.config.promotion)
+        if resources.autoscaling:
+            self.slots = resources.lanes  # each begins when its node is there; an autoscaler adds nodes for what waits
+        else:
+            self.slots = lanes_that_fit(resources.lanes, resources.cpus_per_lane, resources.gpus_per_lane)
+            check_final_run(study.config.promotion)
         self._study = study
         self._under_way: set[str] = set()
         self._closing = False
