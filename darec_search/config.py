@@ -24,7 +24,7 @@ from trainer.config import (
     Section,
 )
 from trainer.errors import BadInput
-from trainer.storage import absolute, copy_of, is_url, local_path
+from trainer.storage import absolute, copy_of, is_url, local_path, without_credentials
 from trainer.training.attempts import Held
 
 
@@ -56,6 +56,8 @@ class StudyDataConfig(Section):
     )
     max_items: Positive = Field(50, description="Newest items of a history that enter a stream.")
     max_item_tokens: Positive = Field(30, description="Tokens of an item sentence that are kept.")
+
+    _public = field_validator("path")(without_credentials)
 
 
 class WeightLevels(Section):
@@ -319,6 +321,11 @@ class StudyConfig(Section):
     tracking: TrackingConfig = Field(default_factory=lambda: TrackingConfig(), description="MLflow.")
     promotion: PromotionConfig = Field(default_factory=lambda: PromotionConfig(), description="The final run.")
     budget: BudgetConfig = Field(default_factory=lambda: BudgetConfig(), description="What it may spend.")
+
+    @field_validator("output", "cache")
+    @classmethod
+    def _without_credentials(cls, location: str | None) -> str | None:
+        return None if location is None else without_credentials(location)
 
     @property
     def location(self) -> str:

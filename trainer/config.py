@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from trainer.storage import without_credentials
+
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -33,6 +35,8 @@ class DataConfig(Section):
     )
     max_items: Positive = Field(50, description="Newest items of a history that enter a sequence stream.")
     max_item_tokens: Positive = Field(30, description="Tokens of an item sentence that are kept.")
+
+    _public = field_validator("path")(without_credentials)
 
 
 class BuiltinBackboneConfig(Section):
@@ -231,3 +235,5 @@ class RunConfig(Section):
     system_metrics: bool = Field(
         False, description="Record the use of CPU, memory and GPU in `usage.jsonl`; a study says so by `tracking`."
     )
+
+    _public = field_validator("cache")(without_credentials)

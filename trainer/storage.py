@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 import uuid
@@ -30,6 +31,7 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """Protocols whose library is an extra of this package."""
 _CONDITIONAL = frozenset(_EXTRAS)
 """Protocols known to create an object in one step only where there is none; fsspec's others look first, then write."""
+_PASSWORD = re.compile(r"[^/@]*:[^/@]*@")
 _TRANSFERS = 16
 """Files under way at a time."""
 _TAGS = ("ETag", "etag", "generation", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
@@ -62,6 +64,21 @@ def local_path(location: str | Path) -> Path:
 def absolute(location: str) -> str:
     """A location that means the same in every process: a URL as it is, a path from the root."""
     return location.rstrip("/") if is_url(location) else str(local_path(location).absolute())
+
+
+def without_credentials(location: str) -> str:
+    """A location, unless it is a URL with a password or options in it.
+
+    Raises:
+        ValueError: if it is.
+    """
+    protocol, _, rest = location.partition("://")
+    if is_url(location) and (_PASSWORD.match(rest) or "?" in rest):
+        raise ValueError(
+            f"{protocol}://…: credentials and options have no place in a URL that is written down; give them by the "
+            "environment"
+        )
+    return location
 
 
 def scratch() -> Path:
@@ -141,6 +158,7 @@ class Folder:
         self._put(name, data, lambda temporary, file: temporary.replace(file))
 
     def create(self, name: str, data: bytes) -> bool:
+        (self._path / name).parent.mkdir(parents=True, exist_ok=True)
         try:
             self._put(name, data, lambda temporary, file: os.link(temporary, file))
         except FileExistsError:
@@ -191,11 +209,10 @@ class Store:
 
         self.url = url.rstrip("/")
         self._protocol = url.partition("://")[0]
-        if "@" in url.partition("://")[2].partition("/")[0] or "?" in url:
-            raise BadInput(
-                f"{self._protocol}://…: credentials and options have no place in a URL that is written down; give them "
-                "by the environment"
-            )
+        try:
+            without_credentials(url)
+        except ValueError as error:
+            raise BadInput(str(error)) from error
         try:
             self._fs, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except ImportError as error:
@@ -259,11 +276,13 @@ class Store:
                 found: Mapping[str, Any] = self._fs.find(self._path(under), detail=True)
             except FileNotFoundError:
                 return {}
-        return {
-            path[len(self._root) :].strip("/"): Entry(int(info["size"]), _tag(info))
+        files = {
+            path[len(self._root) + 1 :]: Entry(int(info["size"]), _tag(info))
             for path, info in found.items()
-            if info["type"] == "file" and not path.endswith("/")
+            if info["type"] == "file"
         }
+        # A store may hold any names; those that would leave the folder they are copied to are none of ours.
+        return {name: entry for name, entry in files.items() if not {"", ".", ".."} & set(name.split("/"))}
 
     def upload(self, file: Path, name: str) -> Entry:
         """Write a local file to the store, by one request that takes effect at its end."""

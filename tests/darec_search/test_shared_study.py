@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from owners import elsewhere, held_by
 from study_folders import START, ask, finish, new_study
-from tiny_studies import LAYERS, study_config
+from tiny_studies import LAYERS, study_config, study_file
 
 from darec_search import pipeline, planning, runners
 from darec_search.cli import main
@@ -171,6 +171,16 @@ def test_the_command_line_takes_a_url(config, capsys, another_machine):
     assert trial["status"] == "finished"
     assert main(["status", f"{config.url}-not"]) == 2
     assert "is no study folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("field", ["output", "cache", "data"])
+def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path, field, capsys):
+    secret = "s3://AKIAKEY:hunter2@bucket/x"
+    file = study_file(tmp_path, **{field: {"path": secret} if field == "data" else secret})
+    assert main(["run", str(file)]) == 2
+    told = capsys.readouterr().err
+    assert "credentials and options have no place in a URL" in told
+    assert "hunter2" not in told
 
 
 def job(url: str) -> dict:

@@ -83,6 +83,13 @@ def test_storage_that_cannot_be_used_is_told_in_a_sentence(bucket, monkeypatch):
         Store("memory://study").require_create()
 
 
+def test_names_that_would_leave_the_folder_are_not_seen(bucket):
+    store = Store(f"{bucket}/study")
+    for name in ("../outside", "a/../../outside", "a//b", "fine"):
+        store._fs.pipe_file(f"{store._root}/{name}", b"x")
+    assert list(store.entries()) == ["fine"]
+
+
 def test_locations():
     assert is_url("s3://b/x")
     assert not is_url("runs/x")
