@@ -64,7 +64,7 @@ def _interval(rho: float, n: int) -> tuple[float, float] | None:
     near = 1 - 12 / (n * (n * n - 1))
     centre = math.atanh(min(max(rho, -near), near))
     half = float(stats.norm.ppf((1 + LEVEL) / 2)) * math.sqrt((1 + rho * rho / 2) / (n - 3))
-    return math.tanh(centre - half), 1.0 if rho > near else math.tanh(centre + half)
+    return -1.0 if rho < -near else math.tanh(centre - half), 1.0 if rho > near else math.tanh(centre + half)
 
 
 def _p_value(one: Array, other: Array) -> float:

@@ -82,6 +82,7 @@ def test_trials_run_on_warm_lanes_and_survive_a_killed_worker(folder, measured):
     assert sorted(gaps)[len(gaps) // 2] < 1.0
 
 
+@pytest.mark.cluster
 def test_a_trial_beyond_its_time_limit_is_recorded_and_the_lane_goes_on(folder):
     study = real_study(folder, "limit", resources={"lanes": 1, "trial_time_limit_s": 8})
     design = study.space.decode([0] * study.space.bits)
@@ -102,6 +103,7 @@ def test_a_trial_beyond_its_time_limit_is_recorded_and_the_lane_goes_on(folder):
     assert not (study.trial_folder(short.id) / "stacks.txt").exists()
 
 
+@pytest.mark.cluster
 def test_a_stopped_trial_gives_its_lane_to_the_next(folder):
     study = real_study(folder, "stopped", search={"early_stopping": "curve"}, resources={"lanes": 1})
     design = study.space.decode([0] * study.space.bits)
@@ -154,6 +156,7 @@ def test_a_running_cluster_is_joined_and_its_room_respected(folder, caplog):
     assert other.stdout.split() == [address], other.stderr
 
 
+@pytest.mark.cluster
 def test_the_final_run_takes_two_workers_that_share_the_backbone(folder):
     study = real_study(folder, "final", promotion={"num_workers": 2})
     config = study.config.run_config("SPS-PPS", {}, 0, users_fraction=1.0, epochs=2)

@@ -13,7 +13,7 @@ from darec_search.budget import ledger
 from darec_search.controller import search
 from darec_search.runners.cluster import disconnect
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
 
 @pytest.fixture

@@ -126,20 +126,14 @@ def searched(fails, trials, seed):
 
 def test_few_proposals_fail_once_a_rule_has_shown():
     """Any parallel adapter in layer 1 fails, as seven of eight random designs do."""
-    later = []
-    for seed in range(2):
-        ends, value, effects = searched(lambda point, rng: any(point.bits[3:6]), 30, seed)
-        later += list(ends[ends.cumsum() >= 10][1:])
-        free = np.delete(effects, [3, 4, 5])
-        assert value > 0.8 * free[free > 0].sum() + 0.2 * free[free < 0].sum()
-    assert np.mean(later) < 0.5
+    ends, value, effects = searched(lambda point, rng: any(point.bits[3:6]), 30, seed=0)
+    free = np.delete(effects, [3, 4, 5])
+    assert value > 0.8 * free[free > 0].sum() + 0.2 * free[free < 0].sum()
+    assert np.mean(ends[ends.cumsum() >= 10][1:]) < 0.5
 
 
 def test_failures_at_random_hardly_hurt():
     """As many values, got with a quarter of the trials failing on top of them."""
-    losses = []
-    for seed in range(2):
-        _, with_failures, effects = searched(lambda point, rng: rng.random() < 0.25, 20, seed)
-        _, without, _ = searched(lambda *_: False, 15, seed)
-        losses.append((without - with_failures) / np.abs(effects).sum())
-    assert np.mean(losses) < 0.1
+    _, with_failures, effects = searched(lambda point, rng: rng.random() < 0.25, 20, seed=0)
+    _, without, _ = searched(lambda *_: False, 15, seed=0)
+    assert (without - with_failures) / np.abs(effects).sum() < 0.1

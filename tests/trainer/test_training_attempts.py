@@ -49,6 +49,7 @@ def test_any_sequence_of_attempts_counts_each_once(sequence):
     clock = [1_000_000.0]
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as scratch:
         patch.setattr(attempts.time, "time", lambda: clock[0])
+        patch.setattr(attempts.time, "monotonic", lambda: clock[0])
         folder = Path(scratch)
         counted = [play(folder, clock, *one) for one in sequence]
         found = recorded(folder)

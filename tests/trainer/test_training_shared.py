@@ -6,6 +6,7 @@ import pytest
 from tiny_runs import tiny_data, tiny_run
 
 from trainer.storage import StorageError, Store
+from trainer.training.attempts import ATTEMPTS, recorded
 from trainer.training.ranks import RANKS, load_ranks
 from trainer.training.result import RunResult, write_atomic
 from trainer.training.run import run, run_by_epochs
@@ -51,8 +52,9 @@ def test_another_machine_goes_on_from_the_checkpoint_bit_for_bit(config, warm, b
     assert (ended.metrics, curve(ended)) == (whole.metrics, curve(whole))
     model = "model.safetensors"
     assert (tmp_path / "two" / model).read_bytes() == (tmp_path / "whole" / model).read_bytes()
-    assert names(url) == {"result.json", "curve.jsonl", RANKS, model}
+    assert names(url) == {"result.json", "curve.jsonl", ATTEMPTS, RANKS, model}
     assert RunResult.model_validate_json(Store(url).read("result.json")) == ended
+    assert [attempt.over for attempt in recorded(tmp_path / "two")] == [True, True]  # the other machine's counts too
 
 
 def test_only_the_newest_checkpoint_is_kept_and_a_newer_one_here_is_not_replaced(config, warm, bucket, tmp_path):

@@ -105,6 +105,20 @@ def end_open(folder: Path, reason: str, at: float | None = None) -> None:
         )
 
 
+def take_over(folder: Path, other: Path) -> None:
+    """Count the attempts of another machine, which has begun this run, before those that are here.
+
+    Args:
+        folder: the run's own, here.
+        other: a copy of what the other machine left; its last attempt ended with its last sign of life.
+    """
+    end_open(other, KILLED)
+    (other / _ALIVE).unlink(missing_ok=True)
+    lines = [file.read_text(encoding="utf-8") for file in (other / ATTEMPTS, folder / ATTEMPTS) if file.exists()]
+    if lines:
+        write_atomic(folder / ATTEMPTS, "".join(lines))
+
+
 def recorded(folder: Path) -> list[Attempt]:
     """All attempts at the run in a folder, oldest first; none where nothing is recorded.
 

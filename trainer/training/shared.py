@@ -14,6 +14,7 @@ from pathlib import Path
 
 from trainer.archive import SUFFIX, Damaged, pack, unpack
 from trainer.storage import StorageError, Store, each
+from trainer.training.attempts import ATTEMPTS, take_over
 from trainer.training.result import RunResult, write_atomic
 
 _RESULT = "result.json"
@@ -127,8 +128,9 @@ class SharedRun:
             except Damaged as error:
                 logger.warning("checkpoint %s at the URL is not usable (%s)", name, error)
                 return
+            take_over(self._folder, unpacked)
             for file in [*unpacked.glob("*"), *unpacked.glob(f"{_CHECKPOINT}/*")]:
-                if file.is_file():
+                if file.is_file() and file.name != ATTEMPTS:
                     file.replace(self._folder / file.relative_to(unpacked))
             # The checkpoint itself comes last: it is what tells that the rest is there.
             whole = self._folder / _CHECKPOINT / name
