@@ -127,6 +127,11 @@ class LocalCluster:
                 "cpu": {**common, "resources": {"CPU": 1}, "max_workers": nodes},
             },
             "head_node_type": "head",
+            **{key: {} for key in ("auth", "docker", "file_mounts")},
+            **{key: [] for key in ("cluster_synced_files", "head_start_ray_commands", "worker_start_ray_commands")},
+            **{f"{part}setup_commands": [] for part in ("", "head_", "worker_")},
+            "initialization_commands": [],
+            "file_mounts_sync_continuously": False,
         }
         file = self._folder / "autoscaling.yaml"
         file.write_text(json.dumps(config), encoding="utf-8")
