@@ -239,8 +239,9 @@ def worker_killed(common: Common, fault: str) -> Row:
             case.recovered(running, time.time())
         time.sleep(0.1)
     case.finish(running)
-    again = [trial for trial in Study.load(case.study).trials() if trial.result and trial.result.attempts > 1]
-    whole = all([row["epoch"] for row in trial.result.curve] == list(range(1, EPOCHS + 1)) for trial in again)  # type: ignore[union-attr]
+    results = [trial.result for trial in Study.load(case.study).trials() if trial.result]
+    again = [result for result in results if result.attempts > 1]
+    whole = all([row["epoch"] for row in result.curve] == list(range(1, EPOCHS + 1)) for result in again)
     return case.row(fault, f"{len(again)} trials took a second worker, {'whole' if whole else 'BROKEN'} curves")
 
 
