@@ -30,8 +30,7 @@ test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow and not cluster"
 
 test-cluster: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 0 -m cluster tests/clusters  # alone: whoever has used Ray before keeps its way of authenticating
-	$(BIN)/python -m pytest -n 0 -m cluster --ignore tests/clusters
+	$(BIN)/python -m pytest -n 0 -m cluster
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

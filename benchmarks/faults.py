@@ -40,7 +40,7 @@ from darec_search.study import Study, Trial
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTUP_S = 12.0
-"""A controller is killed within so many seconds: some in its start, most in the middle of a trial."""
+"""A controller is killed within so many seconds of its start, or of its first sign of training."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -201,25 +201,26 @@ def controller_killed(common: Common, fault: str) -> Row:
 
 def controller_killed_on_ray(common: Common, fault: str) -> Row:
     """The same over lanes, whose processes have to go with their controller."""
-    case = Case(common, fault, resources=RAY, search={"trials": 16})
+    case = Case(common, fault, resources=RAY, search={"trials": 16 if common.quick else 2 * common.kills})
     return _kill_controller(common, case, 4 if common.quick else common.kills, fault)
 
 
 def _kill_controller(common: Common, case: Case, kills: int, fault: str) -> Row:
+    """Half of the kills early, when caches, locks and lanes are being set up; half once training goes on."""
     for kill in range(kills):
         since, running = time.time(), case.start()
-        # Half of them early, when caches, locks and lanes are being set up; half somewhere in the work.
-        until, trained = since + common.chance.uniform(0, STARTUP_S * (1 + 2 * (kill % 2))), False
+        if kill % 2:
+            case.recovered(running, since)
+        until = time.time() + common.chance.uniform(0, STARTUP_S)
         while time.time() < until and running.poll() is None:
             case.look()
-            if not trained and case.sign(since):
-                trained = True
-                case.recovery_s.append(time.time() - since)
             time.sleep(0.05)
+        case.injected += running.poll() is None
         running.kill()
         running.wait()
-        case.injected += 1
-    case.finish()
+    since, running = time.time(), case.start()
+    case.recovered(running, since)
+    case.finish(running)
     return case.row(fault, f"{case.results()} trials in {kills + 1} starts")
 
 
@@ -298,7 +299,8 @@ def mlflow_down(common: Common, fault: str) -> Row:
         f"--backend-store-uri=sqlite:///{case.home}/mlflow.db", f"--artifacts-destination={case.home}/artifacts",
     ]  # fmt: skip
     with (case.home / "mlflow.log").open("w") as log:
-        process = subprocess.Popen(server, stdout=log, stderr=log)
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven processes, unused
+        process = subprocess.Popen(server, stdout=log, stderr=log, env=environment)
         try:
             sync = [sys.executable, "-m", "darec_search", "sync", str(case.study)]
             wait_for("the sync", lambda: subprocess.run(sync, capture_output=True, check=False).returncode == 0)
@@ -340,7 +342,7 @@ def disk_full(common: Common, fault: str) -> Row:
 
 def trial_hangs(common: Common, fault: str) -> Row:
     """A training that never comes back loses its lane's process at its time limit, and the lane goes on."""
-    return _injected(common, fault, "hang", "timed_out", resources={**RAY, "trial_time_limit_s": 15})
+    return _injected(common, fault, "hang", "timed_out", resources={**RAY, "trial_time_limit_s": TIME_LIMIT_S})
 
 
 def trial_explodes(common: Common, fault: str) -> Row:
@@ -364,7 +366,7 @@ def _injected(common: Common, fault: str, what: str, status: str, resources: dic
     wait_for("its record", lambda: len(case.ended_as(status)) > before or running.poll() is not None, 0.05)
     case.recovery_s.append(time.time() - since)
     case.finish(running)
-    (trial,) = case.ended_as(status)
+    trial = case.ended_as(status)[0]
     assert trial.result is not None
     return case.row(fault, f"recorded: {trial.result.reason}")
 
@@ -424,6 +426,8 @@ def clock_jumps(common: Common, fault: str) -> Row:
 
 
 EPOCHS = 6
+TIME_LIMIT_S = 30
+"""Of a trial that hangs; many times what a trial takes, so that no other reaches it on a busy machine."""
 DISK_KB = 600
 """Room for a few trials."""
 RAY = {"runner": "ray", "lanes": 2}

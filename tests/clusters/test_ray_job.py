@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 
 import mlflow
 import pytest
@@ -25,8 +28,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3 * PATIENCE_S)]
 @contextmanager
 def process(folder: Path, name: str, *command: str) -> Iterator[subprocess.Popen]:
     """A process with a log, told to end at the end."""
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven processes of it, unused
     with (folder / f"{name}.log").open("w") as log:
-        started = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        started = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment)
     try:
         yield started
     finally:
@@ -43,12 +47,17 @@ def answers(url: str) -> bool:
 
 
 class Jobs:
-    """The job API of the cluster, with its token."""
+    """The APIs of the cluster's dashboard.
 
-    def __init__(self, dashboard: str, runtime_env: dict) -> None:
+    The token is in each request, since a process that has used Ray before keeps its way of authenticating.
+    """
+
+    def __init__(self, dashboard: str, token: str, runtime_env: dict) -> None:
         from ray.job_submission import JobSubmissionClient
 
-        self.client = JobSubmissionClient(dashboard)
+        self.dashboard = dashboard
+        self.headers = {"Authorization": f"Bearer {token}"}
+        self.client = JobSubmissionClient(dashboard, headers=self.headers)
         self.runtime_env = runtime_env
 
     def submit(self, name: str, entrypoint: str, working_dir: Path) -> None:
@@ -66,6 +75,14 @@ class Jobs:
         info = self.client.get_job_info(name)
         return info.status.value, info.driver_exit_code
 
+    def actors(self) -> list[str]:
+        """Actors alive on the cluster, but for Ray's own: supervisors of jobs, and one that all Train runs share."""
+        query = urlencode({"filter_keys": "state", "filter_predicates": "=", "filter_values": "ALIVE"})
+        with urlopen(Request(f"{self.dashboard}/api/v0/actors?{query}", headers=self.headers), timeout=60) as response:
+            found = json.load(response)["data"]["result"]["result"]
+        rays = ("JobSupervisor", "_AutoscalingCoordinatorActor")
+        return [actor["class_name"] for actor in found if actor["class_name"] not in rays]
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Iterator[tuple[Path, Jobs, str]]:
@@ -78,15 +95,16 @@ def cluster(tmp_path_factory) -> Iterator[tuple[Path, Jobs, str]]:
     ]  # fmt: skip
     with ExitStack() as stack:
         ray = stack.enter_context(LocalCluster(folder, own))
-        patched = stack.enter_context(pytest.MonkeyPatch.context())
-        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):  # of the client that submits
-            patched.setenv(name, ray.environment[name])
         ray.start_head()
         ray.start_node(2, cpus=2)
         stack.enter_context(process(folder, "mlflow", *server))
         wait_for("MLflow", lambda: answers(f"http://127.0.0.1:{tracking}/health"))
         runtime_env = yaml.safe_load((ROOT / "clusters" / "runtime-env.yaml").read_text())
-        yield folder, Jobs(ray.dashboard, runtime_env), f"http://me:${{PLANTED}}@127.0.0.1:{tracking}"
+        yield (
+            folder,
+            Jobs(ray.dashboard, ray.environment["RAY_AUTH_TOKEN"], runtime_env),
+            f"http://me:${{PLANTED}}@127.0.0.1:{tracking}",
+        )
 
 
 def test_a_study_is_submitted_stopped_and_submitted_again(cluster, measured):
@@ -129,7 +147,7 @@ def test_a_study_is_submitted_stopped_and_submitted_again(cluster, measured):
     assert cut
     states = run_states(folder)
     assert "RUNNING" not in states.values(), states
-    wait_for("lanes to be gone", lambda: not alive(jobs.client))
+    wait_for("lanes to be gone", lambda: not jobs.actors())
 
     # one line an event, each with its time; nothing for terminals
     events = [line for line in said.splitlines() if " search: " in line or "validation MRR" in line]
@@ -147,7 +165,7 @@ def test_a_study_is_submitted_stopped_and_submitted_again(cluster, measured):
     states = run_states(folder)
     assert set(states.values()) == {"FINISHED"}
     assert len(states) == len(after) + 2  # the study and the final run
-    wait_for("lanes to be gone", lambda: not alive(jobs.client))
+    wait_for("lanes to be gone", lambda: not jobs.actors())
 
     written = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
     assert [file for file in written if PLANTED.encode() in file.read_bytes()] == []
@@ -163,12 +181,3 @@ def run_states(folder: Path) -> dict[str, str]:
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("tiny")
     return {run.info.run_id: run.info.status for run in client.search_runs([experiment.experiment_id])}
-
-
-def alive(client) -> list[str]:
-    """Actors alive on the cluster, but for Ray's own: supervisors of jobs, and one that all Train runs share."""
-    from ray.util.state import list_actors
-
-    actors = list_actors(address=client.get_address(), filters=[("state", "=", "ALIVE")])
-    rays = ("JobSupervisor", "_AutoscalingCoordinatorActor")
-    return [actor.class_name for actor in actors if actor.class_name not in rays]
