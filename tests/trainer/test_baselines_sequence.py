@@ -6,7 +6,8 @@ import torch
 from test_training_resume import Killed, outcome, train
 from tiny_runs import tiny_data, tiny_run
 
-from trainer.baselines import BASELINES, baseline_options, create_baseline
+from trainer.baselines import BASELINES, Catalogue, baseline_options, create_baseline
+from trainer.baselines.fdsa import FDSAOptions, item_features
 from trainer.baselines.sequence import padded
 from trainer.config import BaselineConfig, RunConfig
 from trainer.data.dataset import Dataset
@@ -24,6 +25,7 @@ SMALL = {
     "gru4rec": {"embedding": 16, "hidden": 16},
     "sasrec": {"hidden": 16, "inner": 16},
     "bert4rec": {"hidden": 16, "inner": 16},
+    "fdsa": {"hidden": 16, "inner": 16},
 }
 N_ITEMS, MAX_ITEMS = 30, 6
 
@@ -38,9 +40,31 @@ def name(request):
     return request.param
 
 
+@pytest.fixture(scope="module")
+def catalogue(home):
+    """Items of which two have a brand, and three a word of the title."""
+    attributes = {
+        "title": [f"thing {item % 7} of {item % 10}" for item in range(N_ITEMS)],
+        "brand": [f"Brand {item // 2}" if item < 20 else "" for item in range(N_ITEMS)],
+    }
+    sentences = [f"title {title}" for title in attributes["title"]]
+    return Catalogue(sentences, attributes, "digest of these", home / "cache")
+
+
 @pytest.fixture
-def model(name):
-    return create_baseline(BaselineConfig(name=name, options=SMALL[name]), N_ITEMS, MAX_ITEMS, seed=0).eval()
+def created(catalogue):
+    """A model by its name and what is not as usual, in evaluation mode."""
+
+    def create(name, max_items=MAX_ITEMS, **changed):
+        config = BaselineConfig(name=name, options={**SMALL[name], **changed})
+        return create_baseline(config, catalogue, max_items, seed=0).eval()
+
+    return create
+
+
+@pytest.fixture
+def model(name, created):
+    return created(name)
 
 
 def config_of(home, name, changed=None, **sections) -> RunConfig:
@@ -74,7 +98,7 @@ def test_a_run_learns_and_its_model_file_reproduces_its_metrics(home, name, tmp_
     assert result.curve[-1]["loss/total"] < result.curve[0]["loss/total"]
     dataset = Dataset.open(tiny_data(home))
     assert (result.fingerprint, result.backbone) == (dataset.fingerprint, None)
-    trained = restore_baseline(config, load_model(tmp_path / "model.safetensors"), dataset.n_items)
+    trained = restore_baseline(config, load_model(tmp_path / "model.safetensors"), dataset)
     found = ranking_metrics(trained.ranks(dataset, "validation"))
     assert found == pytest.approx({metric: result.metrics[metric] for metric in found}, abs=1e-6)
 
@@ -146,9 +170,9 @@ def test_histories_of_any_length_up_to_the_longest_can_be_asked_and_learnt(model
     assert (examples.targets < N_ITEMS).all()
 
 
-@pytest.mark.parametrize("causal", ["gru4rec", "sasrec"])
-def test_states_know_nothing_of_later_items(causal):
-    model = create_baseline(BaselineConfig(name=causal, options=SMALL[causal]), N_ITEMS, MAX_ITEMS, seed=0).eval()
+@pytest.mark.parametrize("causal", ["gru4rec", "sasrec", "fdsa"])
+def test_states_know_nothing_of_later_items(causal, created):
+    model = created(causal)
     one, other = (torch.tensor([[3, 1, 4, last]]) for last in (1, 5))
     lengths = torch.tensor([4])
     with torch.no_grad():
@@ -156,16 +180,14 @@ def test_states_know_nothing_of_later_items(causal):
         assert not torch.allclose(model(one, lengths)[:, 3], model(other, lengths)[:, 3])
 
 
-def test_causal_examples_are_every_item_with_the_one_that_follows():
-    model = create_baseline(BaselineConfig(name="sasrec", options=SMALL["sasrec"]), N_ITEMS, MAX_ITEMS, seed=0)
-    examples = model.examples(Ragged.from_rows([[1, 2, 3], [4, 5]]), np.random.default_rng(0))
+def test_causal_examples_are_every_item_with_the_one_that_follows(created):
+    examples = created("sasrec").examples(Ragged.from_rows([[1, 2, 3], [4, 5]]), np.random.default_rng(0))
     assert [list(row) for row in examples.inputs] == [[1, 2], [4]]
     assert (list(examples.places), list(examples.targets)) == ([0, 1, 2], [2, 3, 5])
 
 
-def test_bert4rec_masks_the_share_it_was_told_and_asks_by_a_mask_at_the_end():
-    options = {**SMALL["bert4rec"], "mask_fraction": 0.3, "last_only": 0.0}
-    model = create_baseline(BaselineConfig(name="bert4rec", options=options), N_ITEMS, 50, seed=0)
+def test_bert4rec_masks_the_share_it_was_told_and_asks_by_a_mask_at_the_end(created):
+    model = created("bert4rec", 50, mask_fraction=0.3, last_only=0.0)
     histories = rows(*[40] * 50)
     examples = model.examples(histories, np.random.default_rng(0))
     masked = examples.inputs.values == N_ITEMS
@@ -174,16 +196,15 @@ def test_bert4rec_masks_the_share_it_was_told_and_asks_by_a_mask_at_the_end():
     assert list(histories.values[masked]) == list(examples.targets)
     assert list(examples.inputs.values[~masked]) == list(histories.values[~masked])
     assert [list(row) for row in model.question(Ragged.from_rows([[1, 2], [3]]))] == [[1, 2, N_ITEMS], [3, N_ITEMS]]
-    last = create_baseline(
-        BaselineConfig(name="bert4rec", options={**options, "last_only": 0.99}), N_ITEMS, 50, seed=0
-    ).examples(rows(5, 5, 5), np.random.default_rng(0))
+    mostly_last = created("bert4rec", 50, mask_fraction=0.3, last_only=0.99)
+    last = mostly_last.examples(rows(5, 5, 5), np.random.default_rng(0))
     assert list(last.places) == [4, 9, 14]
 
 
 @pytest.mark.parametrize(
     ("baseline", "sentence"),
     [
-        ({"name": "sasrek"}, "baseline.name: there is no 'sasrek'; choose one of gru4rec, sasrec, bert4rec"),
+        ({"name": "sasrek"}, "baseline.name: there is no 'sasrek'; choose one of popularity, .*, gru4rec, sasrec"),
         ({"name": "sasrec", "options": {"hiden": 3}}, "baseline.options.hiden: unknown option; check its spelling"),
         ({"name": "sasrec", "options": {"heads": 3}}, r"baseline.options: heads \(3\) must divide hidden \(64\)"),
         ({"name": "gru4rec", "options": {"dropout": 1.0}}, "baseline.options.dropout: Input should be less than 1"),
@@ -192,3 +213,37 @@ def test_bert4rec_masks_the_share_it_was_told_and_asks_by_a_mask_at_the_end():
 def test_a_wrong_baseline_is_refused_in_one_sentence(baseline, sentence):
     with pytest.raises(BadInput, match=sentence):
         baseline_options(BaselineConfig.model_validate(baseline))
+
+
+def test_fdsa_features_by_hand():
+    attributes = {
+        "title": ["Red saw", "saw, blue RED", "lamp"],
+        "brand": ["Acme Tools", " acme tools", ""],
+        "size": "abc",
+    }
+    features = item_features(attributes, FDSAOptions(longest=2))
+    assert features.tolist() == [[[1, 0], [2, 3]], [[1, 0], [3, 2]], [[0, 0], [0, 0]]]
+    sizes = item_features(attributes, FDSAOptions(values=("size",), words=("brand",), fewest=1))
+    assert sizes.tolist() == [[[1, 0], [4, 5]], [[2, 0], [4, 5]], [[3, 0], [0, 0]]]
+
+
+def test_fdsa_reads_the_features(created):
+    """Items of the same features differ by their ids alone, and a feature that changes changes the state."""
+    model = created("fdsa")
+    with torch.no_grad():
+        before = model._attended(torch.tensor([[0, 1, 2]]))
+        model.features[model.features_iaw[0, 0, 0]] += 1
+        after = model._attended(torch.tensor([[0, 1, 2]]))
+    assert (after != before).any(-1).tolist() == [[True, True, False]]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"words": ["colour"]}, "baseline.options.words: the dataset has no attribute 'colour'; it has title, brand"),
+        ({"fewest": 99}, "baseline.options.fewest: no feature is had by 99 items"),
+    ],
+)
+def test_fdsa_refuses_what_the_items_do_not_have(created, options, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        created("fdsa", **options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from trainer.baselines.catalogue import Catalogue
 from trainer.data.ragged import Ragged
 from trainer.models.network import Network
 
@@ -42,19 +43,27 @@ class Examples:
 
 
 class SequenceModel(Network):
-    """A baseline that reads item ids.
-
-    Args:
-        n_items: I.
-        max_items: longest sequence that it is given.
-        options: its own options.
-    """
+    """A baseline that reads item ids."""
 
     Options: ClassVar[type[Options]]
     extra_positions: ClassVar[int] = 0
     """Positions that `question` adds to a history."""
     head: nn.Linear
     """Scores of all items from a state; its weights [I, d] are the item embeddings."""
+
+    @classmethod
+    def build(cls, catalogue: Catalogue, max_items: int, options: Any) -> Self:
+        """A fresh model; one that knows more of the items than their number overrides this.
+
+        Args:
+            catalogue: the items.
+            max_items: longest sequence that it is given.
+            options: its own options.
+
+        Raises:
+            BadInput: if the options ask for what the items do not have.
+        """
+        return cls(catalogue.n_items, max_items, options)
 
     def examples(self, histories: Ragged, rng: np.random.Generator) -> Examples:
         """Predict the next item at every place; histories have two items or more."""

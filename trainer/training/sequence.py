@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.baselines import create_baseline
+from trainer.baselines import Catalogue, create_baseline
 from trainer.baselines.sequence import Examples, Ints, SequenceModel, padded
 from trainer.config import RunConfig
 from trainer.data.batches import Terms
@@ -65,7 +65,8 @@ class SequenceTask(Task):
         dataset = materials.dataset
         self._config, self._materials, self._device, self._workers = config, materials, device, workers
         self.n_items = dataset.n_items
-        self.model = create_baseline(config.baseline, dataset.n_items, config.data.max_items, config.seed).to(device)
+        catalogue = Catalogue.of(dataset, config.cache)
+        self.model = create_baseline(config.baseline, catalogue, config.data.max_items, config.seed).to(device)
         # The oldest of so many items has nothing to follow, so it is never predicted.
         newest = dataset.train.newest(config.data.max_items + 1)
         self._histories = newest.take(np.flatnonzero(newest.lengths >= 2))
