@@ -26,6 +26,7 @@ SMALL = {
     "sasrec": {"hidden": 16, "inner": 16},
     "bert4rec": {"hidden": 16, "inner": 16},
     "fdsa": {"hidden": 16, "inner": 16},
+    "unisrec": {"hidden": 16, "inner": 16, "experts": 2},
 }
 N_ITEMS, MAX_ITEMS = 30, 6
 
@@ -170,7 +171,7 @@ def test_histories_of_any_length_up_to_the_longest_can_be_asked_and_learnt(model
     assert (examples.targets < N_ITEMS).all()
 
 
-@pytest.mark.parametrize("causal", ["gru4rec", "sasrec", "fdsa"])
+@pytest.mark.parametrize("causal", ["gru4rec", "sasrec", "fdsa", "unisrec"])
 def test_states_know_nothing_of_later_items(causal, created):
     model = created(causal)
     one, other = (torch.tensor([[3, 1, 4, last]]) for last in (1, 5))

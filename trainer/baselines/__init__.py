@@ -15,6 +15,7 @@ from trainer.baselines.neighbours import Neighbours
 from trainer.baselines.popularity import Popularity
 from trainer.baselines.sasrec import SASRec
 from trainer.baselines.sequence import Options, SequenceModel
+from trainer.baselines.unisrec import UniSRec
 from trainer.config import BaselineConfig
 from trainer.errors import BadInput
 
@@ -29,6 +30,7 @@ BASELINES: dict[str, type[SequenceModel]] = {
     "sasrec": SASRec,
     "bert4rec": BERT4Rec,
     "fdsa": FDSA,
+    "unisrec": UniSRec,
 }
 """Trained baselines by the name that a run file gives (`baseline.name`)."""
 

@@ -49,7 +49,7 @@ class SequenceModel(Network):
     extra_positions: ClassVar[int] = 0
     """Positions that `question` adds to a history."""
     head: nn.Linear
-    """Scores of all items from a state; its weights [I, d] are the item embeddings."""
+    """Scores of all items from a state; its weights [I, d] are the item embeddings. See `item_head`."""
 
     @classmethod
     def build(cls, catalogue: Catalogue, max_items: int, options: Any) -> Self:
@@ -77,6 +77,10 @@ class SequenceModel(Network):
         """Inputs whose last state is to predict the item after each history, of one item or more."""
         return histories
 
+    def item_head(self) -> nn.Linear:
+        """`head` as it is now; a model whose item embeddings are computed has none but this (`computed_head`)."""
+        return self.head
+
     @abstractmethod
     def forward(self, inputs_bt: Tensor, lengths_b: Tensor) -> Tensor:
         """States [B, T, d] of ids [B, T]; what stands beyond a row's length is padding."""
@@ -100,4 +104,12 @@ def tied_head(dimension: int, n_items: int, *, bias: bool) -> nn.Linear:
     head = nn.Linear(dimension, n_items)
     nn.init.zeros_(head.bias)
     head.bias.requires_grad_(bias)
+    return head
+
+
+def computed_head(weight_id: Tensor) -> nn.Linear:
+    """An item head whose weights [I, d] are computed, so that gradients go on to what they come from."""
+    head = nn.Linear(weight_id.shape[1], weight_id.shape[0], device="meta")
+    del head.weight, head.bias  # parameters, which only leaves can be
+    head.weight, head.bias = weight_id, weight_id.new_zeros(len(weight_id))  # type: ignore[assignment]
     return head

@@ -84,8 +84,9 @@ class SequenceTask(Task):
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(part.seed)
             states_bt = self.model(part.inputs_bt, part.lengths_b).flatten(0, 1)
+            head = self.model.item_head()
         weights = torch.full_like(part.targets, 1 / part.terms, dtype=torch.float32)
-        loss, _ = item_cross_entropy(states_bt.index_select(0, part.places_r), self.model.head, part.targets, weights)
+        loss, _ = item_cross_entropy(states_bt.index_select(0, part.places_r), head, part.targets, weights)
         return {"sequence": loss, "total": loss}
 
     def rank(self) -> Ranked:
@@ -157,7 +158,9 @@ def rank_histories(
     """
     order, chunks = plan_chunks(histories.lengths + model.extra_positions, _IDS_AT_A_TIME, workers)
     states = torch.cat(list(states_after(model, histories, chunks, device)))
-    found = ItemScorer.on(model.head, device).rank(states, targets[np.concatenate(chunks)], 0, likelihood=likelihood)
+    with torch.no_grad():
+        scorer = ItemScorer.on(model.item_head(), device)
+    found = scorer.rank(states, targets[np.concatenate(chunks)], 0, likelihood=likelihood)
     mine = len(order[workers.rank :: workers.world])
     back = torch.from_numpy(np.argsort(order))
 
