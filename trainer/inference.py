@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.baselines import REFERENCES, Catalogue, Reference, SequenceModel, create_baseline, reference_ranks
+from trainer.baselines import REFERENCES, Baseline, Catalogue, Reference, create_baseline, reference_ranks
 from trainer.config import ModelConfig, RunConfig
 from trainer.data.dataset import Dataset, Split
 from trainer.data.ragged import Ragged
@@ -163,9 +163,9 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class TrainedBaseline:
-    """A trained sequence baseline. Make one with `restore_baseline`."""
+    """A trained baseline. Make one with `restore_baseline`."""
 
-    model: SequenceModel
+    model: Baseline
     max_items: int
     device: str
 

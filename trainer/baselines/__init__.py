@@ -12,9 +12,10 @@ from trainer.baselines.fdsa import FDSA
 from trainer.baselines.gru4rec import GRU4Rec
 from trainer.baselines.itemknn import ItemKNN
 from trainer.baselines.neighbours import Neighbours
+from trainer.baselines.p5 import P5
 from trainer.baselines.popularity import Popularity
 from trainer.baselines.sasrec import SASRec
-from trainer.baselines.sequence import Options, SequenceModel
+from trainer.baselines.sequence import Baseline, Options
 from trainer.baselines.unisrec import UniSRec
 from trainer.config import BaselineConfig
 from trainer.errors import BadInput
@@ -25,12 +26,13 @@ REFERENCES: dict[str, type[Reference]] = {"popularity": Popularity, "neighbours"
 IN_EVERY_TABLE = ("popularity", "neighbours")
 """The references of a study's final table: the floor, and the best that counting does."""
 
-BASELINES: dict[str, type[SequenceModel]] = {
+BASELINES: dict[str, type[Baseline]] = {
     "gru4rec": GRU4Rec,
     "sasrec": SASRec,
     "bert4rec": BERT4Rec,
     "fdsa": FDSA,
     "unisrec": UniSRec,
+    "p5": P5,
 }
 """Trained baselines by the name that a run file gives (`baseline.name`)."""
 
@@ -57,7 +59,7 @@ def baseline_options(config: BaselineConfig) -> Options:
         raise BadInput(f"{path}: {message}") from error
 
 
-def create_baseline(config: BaselineConfig, catalogue: Catalogue, max_items: int, seed: int) -> SequenceModel:
+def create_baseline(config: BaselineConfig, catalogue: Catalogue, max_items: int, seed: int) -> Baseline:
     """A fresh trained baseline whose initial weights depend on the seed alone.
 
     Args:
@@ -79,9 +81,9 @@ __all__ = [
     "BASELINES",
     "IN_EVERY_TABLE",
     "REFERENCES",
+    "Baseline",
     "Catalogue",
     "Reference",
-    "SequenceModel",
     "baseline_options",
     "create_baseline",
     "evaluate",

@@ -1,4 +1,6 @@
-"""What a trained sequence baseline is: ids of items in, a state after each, scores by a tied item head.
+"""What a trained baseline is: ids of items in, a loss or ranks of all items out.
+
+Most are a `SequenceModel`: a state after each item, scores by a tied item head.
 
 Notation: B sequences of at most T items, M items of all of them one after the other, R states that are read, d size of
 a state, I items of the catalogue.
@@ -7,6 +9,7 @@ a state, I items of the catalogue.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -20,6 +23,8 @@ from torch.nn.functional import embedding
 from trainer.baselines.catalogue import Catalogue
 from trainer.data.ragged import Ragged
 from trainer.models.network import Network
+from trainer.ranking import ItemScorer, Ranked
+from trainer.softmax import item_cross_entropy
 
 Ints = NDArray[np.int64]
 
@@ -42,14 +47,23 @@ class Examples:
     """[R] the item that each of these states is to predict."""
 
 
-class SequenceModel(Network):
+@dataclass(frozen=True)
+class Asked:
+    """Histories whose next item is to be ranked, side by side."""
+
+    inputs_bt: Tensor
+    """What `question` made of them."""
+    lengths_b: Tensor
+    targets_b: NDArray[np.int32]
+    """The items that came next."""
+
+
+class Baseline(Network):
     """A baseline that reads item ids."""
 
     Options: ClassVar[type[Options]]
     extra_positions: ClassVar[int] = 0
     """Positions that `question` adds to a history."""
-    head: nn.Linear
-    """Scores of all items from a state; its weights [I, d] are the item embeddings. See `item_head`."""
 
     @classmethod
     def build(cls, catalogue: Catalogue, max_items: int, options: Any) -> Self:
@@ -77,6 +91,31 @@ class SequenceModel(Network):
         """Inputs whose last state is to predict the item after each history, of one item or more."""
         return histories
 
+    @abstractmethod
+    def loss(
+        self, inputs_bt: Tensor, lengths_b: Tensor, places_r: Tensor, targets_r: Tensor, weights_r: Tensor
+    ) -> Tensor:
+        """Weighted sum of −log p(target) of `examples`.
+
+        Args:
+            inputs_bt: [B, T] ids.
+            lengths_b: of the rows; what stands beyond is padding.
+            places_r: [R] places in the flattened [B · T] ids, in rising order.
+            targets_r: [R] the item at each of them.
+            weights_r: [R].
+        """
+
+    @abstractmethod
+    def rank(self, asked: Iterable[Asked], *, likelihood: bool) -> Ranked:
+        """Rank of each target among all items, in evaluation mode; on request log p(target) too. No top lists."""
+
+
+class SequenceModel(Baseline):
+    """A baseline with a state after each item."""
+
+    head: nn.Linear
+    """Scores of all items from a state; its weights [I, d] are the item embeddings. See `item_head`."""
+
     def item_head(self) -> nn.Linear:
         """`head` as it is now; a model whose item embeddings are computed has none but this (`computed_head`)."""
         return self.head
@@ -84,6 +123,22 @@ class SequenceModel(Network):
     @abstractmethod
     def forward(self, inputs_bt: Tensor, lengths_b: Tensor) -> Tensor:
         """States [B, T, d] of ids [B, T]; what stands beyond a row's length is padding."""
+
+    def loss(
+        self, inputs_bt: Tensor, lengths_b: Tensor, places_r: Tensor, targets_r: Tensor, weights_r: Tensor
+    ) -> Tensor:
+        states_rd = self(inputs_bt, lengths_b).flatten(0, 1).index_select(0, places_r)
+        return item_cross_entropy(states_rd, self.item_head(), targets_r, weights_r)[0]
+
+    @torch.no_grad()
+    def rank(self, asked: Iterable[Asked], *, likelihood: bool) -> Ranked:
+        states, targets = [], []
+        for part in asked:
+            rows = torch.arange(len(part.lengths_b), device=part.lengths_b.device)
+            states.append(self(part.inputs_bt, part.lengths_b)[rows, part.lengths_b - 1])
+            targets.append(part.targets_b)
+        scorer = ItemScorer.on(self.item_head(), str(states[0].device))
+        return scorer.rank(torch.cat(states), np.concatenate(targets), 0, likelihood=likelihood)
 
 
 def embed(table: Tensor, own: Tensor | None, ids: Tensor) -> Tensor:
