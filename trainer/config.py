@@ -209,8 +209,8 @@ class BaselineConfig(Section):
     """A model that DARec is compared with, trained in its place."""
 
     name: str = Field(
-        description="`gru4rec`, `sasrec`, `bert4rec`, `fdsa`, `unisrec` or `p5`; `popularity`, `neighbours` or "
-        "`itemknn`, which are counted and not trained."
+        description="`gru4rec`, `sasrec`, `bert4rec`, `fdsa`, `unisrec`, `p5` or `recformer`; `popularity`, "
+        "`neighbours` or `itemknn`, which are counted and not trained."
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the baseline.")
 

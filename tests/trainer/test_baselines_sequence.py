@@ -29,6 +29,7 @@ SMALL = {
     "fdsa": {"hidden": 16, "inner": 16},
     "unisrec": {"hidden": 16, "inner": 16, "experts": 2},
     "p5": {"hidden": 16, "inner": 32, "layers": 1, "heads": 2},
+    "recformer": {"hidden": 32, "inner": 64, "layers": 1, "window": 16, "tokens": 64, "first_stage": 2},
 }
 N_ITEMS, MAX_ITEMS = 30, 6
 
@@ -60,7 +61,9 @@ def created(catalogue):
 
     def create(name, max_items=MAX_ITEMS, **changed):
         config = BaselineConfig(name=name, options={**SMALL[name], **changed})
-        return create_baseline(config, catalogue, max_items, seed=0).eval()
+        model = create_baseline(config, catalogue, max_items, seed=0).eval()
+        model.begin()
+        return model
 
     return create
 
@@ -111,6 +114,7 @@ def test_a_circle_of_items_is_learnt_by_heart(home, name, tmp_path):
     task = SequenceTask(config, Warm().judged(config), "cpu", Workers(0, 1))
     circle = Ragged.from_rows([(start + np.arange(7)) % 80 for start in range(80)])
     task._histories, task.steps_per_epoch = circle, 5
+    task.begin()
     optimizer = torch.optim.Adam([p for p in task.model.parameters() if p.requires_grad], 5e-3)
     targets = ((np.arange(80) + 6) % 80).astype(np.int32)
     asked = Ragged.from_rows([row[:6] for row in circle])
@@ -120,6 +124,7 @@ def test_a_circle_of_items_is_learnt_by_heart(home, name, tmp_path):
             optimizer.zero_grad()
             sum(weight * task.losses(part)["total"] for part, weight in step.parts).backward()
             optimizer.step()
+        task.model.epoch_ended()
         if epoch % 5 == 4:
             ranks = rank_histories(task.model.eval(), asked, targets, "cpu", Workers(0, 1)).ranks
             mrr = ranking_metrics(ranks)["mrr"]
@@ -145,6 +150,7 @@ def test_workers_and_parts_share_a_batch_without_loss(home, name):
         found: dict[str, torch.Tensor] = {}
         for rank in range(world):
             task = SequenceTask(config, judged, "cpu", Workers(rank, world))
+            task.begin()
             task.model.eval()
             for part, weight in next(task.steps(0, 0)).parts:
                 (weight * task.losses(part)["total"]).backward()

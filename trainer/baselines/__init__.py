@@ -14,6 +14,7 @@ from trainer.baselines.itemknn import ItemKNN
 from trainer.baselines.neighbours import Neighbours
 from trainer.baselines.p5 import P5
 from trainer.baselines.popularity import Popularity
+from trainer.baselines.recformer import RecFormer
 from trainer.baselines.sasrec import SASRec
 from trainer.baselines.sequence import Baseline, Options
 from trainer.baselines.unisrec import UniSRec
@@ -33,6 +34,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "fdsa": FDSA,
     "unisrec": UniSRec,
     "p5": P5,
+    "recformer": RecFormer,
 }
 """Trained baselines by the name that a run file gives (`baseline.name`)."""
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from trainer.baselines.catalogue import Catalogue
-from trainer.baselines.sequence import Asked, Baseline, Examples
+from trainer.baselines.sequence import Asked, Baseline, Examples, one_cut
 from trainer.baselines.transformer import Count, Share, TransformerOptions
 from trainer.baselines.trie import Trie
 from trainer.data.ragged import Ragged
@@ -86,13 +86,7 @@ class P5(Baseline):
         return {name: parameter.detach() for name, parameter in self.named_parameters()}
 
     def examples(self, histories: Ragged, rng: np.random.Generator) -> Examples:
-        """One item of each history, drawn anew, after those before it."""
-        cuts = rng.integers(1, histories.lengths)
-        rows = histories.row_of_value
-        before = np.arange(len(rows)) - histories.offsets[rows] < cuts[rows]
-        inputs = Ragged.from_lengths(histories.values[before], cuts)
-        targets = histories.values[histories.offsets[:-1] + cuts].astype(np.int64)
-        return Examples(inputs, inputs.offsets[1:] - 1, targets)
+        return one_cut(histories, rng)
 
     def loss(
         self, inputs_bt: Tensor, lengths_b: Tensor, places_r: Tensor, targets_r: Tensor, weights_r: Tensor

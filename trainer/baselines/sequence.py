@@ -79,6 +79,12 @@ class Baseline(Network):
         """
         return cls(catalogue.n_items, max_items, options)
 
+    def begin(self) -> None:
+        """Before the first step of a fresh run."""
+
+    def epoch_ended(self) -> None:
+        """After the steps of an epoch, before it is evaluated."""
+
     def examples(self, histories: Ragged, rng: np.random.Generator) -> Examples:
         """Predict the next item at every place; histories have two items or more."""
         values, starts = histories.values.astype(np.int64), histories.offsets
@@ -110,35 +116,49 @@ class Baseline(Network):
         """Rank of each target among all items, in evaluation mode; on request log p(target) too. No top lists."""
 
 
-class SequenceModel(Baseline):
+class ScoredBaseline(Baseline):
+    """A baseline whose scores are products of item vectors with a state after the history."""
+
+    @abstractmethod
+    def item_head(self) -> nn.Linear:
+        """Scores of all items from a state; its weights [I, d] are the item vectors."""
+
+    @abstractmethod
+    def last_states(self, inputs_bt: Tensor, lengths_b: Tensor) -> Tensor:
+        """[B, d] states that predict the next item."""
+
+    @torch.no_grad()
+    def rank(self, asked: Iterable[Asked], *, likelihood: bool) -> Ranked:
+        states, targets = [], []
+        for part in asked:
+            states.append(self.last_states(part.inputs_bt, part.lengths_b))
+            targets.append(part.targets_b)
+        scorer = ItemScorer.on(self.item_head(), str(states[0].device))
+        return scorer.rank(torch.cat(states), np.concatenate(targets), 0, likelihood=likelihood)
+
+
+class SequenceModel(ScoredBaseline):
     """A baseline with a state after each item."""
 
     head: nn.Linear
-    """Scores of all items from a state; its weights [I, d] are the item embeddings. See `item_head`."""
+    """The item head; a model whose item vectors are computed overrides `item_head` (`computed_head`)."""
 
     def item_head(self) -> nn.Linear:
-        """`head` as it is now; a model whose item embeddings are computed has none but this (`computed_head`)."""
         return self.head
 
     @abstractmethod
     def forward(self, inputs_bt: Tensor, lengths_b: Tensor) -> Tensor:
         """States [B, T, d] of ids [B, T]; what stands beyond a row's length is padding."""
 
+    def last_states(self, inputs_bt: Tensor, lengths_b: Tensor) -> Tensor:
+        rows = torch.arange(len(lengths_b), device=lengths_b.device)
+        return torch.as_tensor(self(inputs_bt, lengths_b)[rows, lengths_b - 1])
+
     def loss(
         self, inputs_bt: Tensor, lengths_b: Tensor, places_r: Tensor, targets_r: Tensor, weights_r: Tensor
     ) -> Tensor:
         states_rd = self(inputs_bt, lengths_b).flatten(0, 1).index_select(0, places_r)
         return item_cross_entropy(states_rd, self.item_head(), targets_r, weights_r)[0]
-
-    @torch.no_grad()
-    def rank(self, asked: Iterable[Asked], *, likelihood: bool) -> Ranked:
-        states, targets = [], []
-        for part in asked:
-            rows = torch.arange(len(part.lengths_b), device=part.lengths_b.device)
-            states.append(self(part.inputs_bt, part.lengths_b)[rows, part.lengths_b - 1])
-            targets.append(part.targets_b)
-        scorer = ItemScorer.on(self.item_head(), str(states[0].device))
-        return scorer.rank(torch.cat(states), np.concatenate(targets), 0, likelihood=likelihood)
 
 
 def embed(table: Tensor, own: Tensor | None, ids: Tensor) -> Tensor:
@@ -168,3 +188,13 @@ def computed_head(weight_id: Tensor) -> nn.Linear:
     del head.weight, head.bias  # parameters, which only leaves can be
     head.weight, head.bias = weight_id, weight_id.new_zeros(len(weight_id))  # type: ignore[assignment]
     return head
+
+
+def one_cut(histories: Ragged, rng: np.random.Generator) -> Examples:
+    """One item of each history, drawn anew, after those before it: `examples` for who reads a whole history at once."""
+    cuts = rng.integers(1, histories.lengths)
+    rows = histories.row_of_value
+    before = np.arange(len(rows)) - histories.offsets[rows] < cuts[rows]
+    inputs = Ragged.from_lengths(histories.values[before], cuts)
+    targets = histories.values[histories.offsets[:-1] + cuts].astype(np.int64)
+    return Examples(inputs, inputs.offsets[1:] - 1, targets)

@@ -71,6 +71,9 @@ class SequenceTask(Task):
         self._histories = newest.take(np.flatnonzero(newest.lengths >= 2))
         self.steps_per_epoch = -(-len(self._histories) // config.optimization.batch_size)
 
+    def begin(self) -> None:
+        self.model.begin()
+
     def steps(self, epoch: int, start: int) -> Iterator[Step]:
         rng = np.random.default_rng([self._config.seed, epoch])
         order = rng.permutation(len(self._histories))
@@ -87,6 +90,7 @@ class SequenceTask(Task):
         return {"sequence": loss, "total": loss}
 
     def rank(self) -> Ranked:
+        self.model.epoch_ended()
         judged = self._materials.validation
         return rank_histories(
             self.model, judged.histories.newest(self._config.data.max_items), judged.targets, self._device,
