@@ -1,6 +1,6 @@
 """UniSRec's pre-training on several datasets: which item comes next, and which sequences are the same.
 
-    L = L_item + λ L_sequence    (Eqs. 6 to 8 of its paper, all over the items and sequences of a batch)
+    L = L_item + λ L_sequence    (Section 2.2 of its paper, all over the items and sequences of a batch)
 
 L_item pulls the state of a sequence to its next item, L_sequence to the state of the sequence itself with items or
 words left out; everything else in the batch, from any dataset, pushes. Sequences with the same next item do not push.
@@ -18,12 +18,11 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from trainer.baselines.sequence import Options, padded
+from trainer.baselines.sequence import Ints, Options, one_cut, padded
 from trainer.baselines.text_adaptor import TextSequences
 from trainer.baselines.transformer import Count, Share
 from trainer.data.ragged import Ragged
@@ -108,18 +107,15 @@ class _Batch:
 
     inputs: Ragged
     altered: Ragged
-    targets: NDArray[np.int64]
+    targets: Ints
 
 
 def _batches(histories: Ragged, n_items: int, options: Pretraining, rng: np.random.Generator) -> Iterator[_Batch]:
     """An epoch: every user once, cut before an item at random."""
     order = rng.permutation(len(histories))
     for users in np.array_split(order, math.ceil(len(order) / options.batch_size)):
-        rows = histories.take(users)
-        cuts = rng.integers(1, rows.lengths)
-        before = np.arange(len(rows.values)) - rows.offsets[rows.row_of_value] < cuts[rows.row_of_value]
-        inputs = Ragged.from_lengths(rows.values[before], cuts)
-        yield _Batch(inputs, _altered(inputs, n_items, options.dropped, rng), rows.values[rows.offsets[:-1] + cuts])
+        drawn = one_cut(histories.take(users), rng)
+        yield _Batch(drawn.inputs, _altered(drawn.inputs, n_items, options.dropped, rng), drawn.targets)
 
 
 def _altered(inputs: Ragged, n_items: int, share: float, rng: np.random.Generator) -> Ragged:
@@ -132,7 +128,7 @@ def _altered(inputs: Ragged, n_items: int, share: float, rng: np.random.Generato
 
 
 def _loss(model: TextSequences, table: Tensor, batch: _Batch, weight: float, temperature: float) -> Tensor:
-    targets = torch.from_numpy(batch.targets.astype(np.int64)).to(table.device)
+    targets = torch.from_numpy(batch.targets).to(table.device)
     states = _last_states(model, table, batch.inputs)
     found = _contrast(states, normalize(model.adaptor(table[targets]), dim=-1), targets, temperature)
     if weight:

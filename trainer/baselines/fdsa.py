@@ -1,7 +1,7 @@
 """FDSA: self-attention over items and over their features, side by side (Zhang et al., IJCAI 2019).
 
-    f_t = Σ_a α_ta A_ta    vanilla attention over the attributes a of the item at t (Eqs. 1 and 2)
-    state = W [items attended; features attended] + b    (Eq. 8)
+    f_t = Σ_a α_ta A_ta    vanilla attention over the attributes a of the item at t
+    state = W [items attended; features attended] + b    fully connected layer over both blocks
 
 A_ta is the mean of the attribute's feature vectors: a brand is one feature, a title as many as it has words.
 Differs from the authors' code: cross-entropy over all items instead of one sampled negative; features are learnt

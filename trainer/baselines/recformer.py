@@ -1,9 +1,9 @@
 """RecFormer: items and histories as text of keys and values, read by a Longformer (Li et al., KDD 2023).
 
-    E = LN(token + position + type + item position)    types: [CLS], key, value (Eqs. 1 to 4)
+    E = LN(token + position + type + item position)    types: [CLS], key, value (Section 2.2)
     p(i | h) = softmax_i cos(h_[CLS](history), h_[CLS](item)) / τ
 
-Fine-tuning has two stages (Algorithm 1): at first the vectors of all items are encoded anew after every epoch, then
+Fine-tuning has two stages (Section 2.3): at first the vectors of all items are encoded anew after every epoch, then
 they stay as they are and the model alone goes on. No gradient reaches them in either.
 Differs from the authors' code: all items are rivals, not 1,000 drawn ones; the first stage has a given number of
 epochs, and the second goes on from its last weights, not from its best ones; an epoch is evaluated with the vectors
