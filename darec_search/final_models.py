@@ -30,7 +30,7 @@ from darec_search.study import Study, full_fidelity
 from darec_search.trial import TrialSpec, make_spec
 from darec_search.variants import VARIANTS
 from trainer.architecture import FIXED_ARMS, Architecture
-from trainer.baselines import REFERENCES, reference_ranks
+from trainer.baselines import IN_EVERY_TABLE, REFERENCES, reference_ranks
 from trainer.config import RunConfig
 from trainer.data.dataset import Dataset
 from trainer.inference import default_device, restore
@@ -172,8 +172,8 @@ def _test_ranks(models: Mapping[str, _Full], dataset: Dataset) -> dict[str, Tens
         name: restore(full.config, load_model(full.file), warm, device).ranks(dataset, "test", known_users=True)
         for name, full in models.items()
     }
-    for name, reference in REFERENCES.items():
-        ranks[name] = reference_ranks(reference.fit(dataset), dataset, "test")
+    for name in IN_EVERY_TABLE:
+        ranks[name] = reference_ranks(REFERENCES[name].fit(dataset), dataset, "test")
     return ranks
 
 

@@ -153,7 +153,7 @@ def measure(training: Training, split: Split, warm: Warm) -> None:
     if split == "test":
         dataset = dataset.unsealed(f"training {training.folder.name} of a run file")
     if config.baseline is not None:
-        rank = restore_baseline(config, state, dataset.n_items, default_device()).ranks
+        rank = restore_baseline(config, state, dataset, default_device()).ranks
     else:
         rank = partial(restore(config, state, warm, default_device()).ranks, known_users=True)
     started = time.perf_counter()

@@ -47,7 +47,8 @@ class SweepObserver:
 
     def row(self, training: Training, row: Row) -> None:
         """One line."""
-        text = f"epoch {row['epoch']:g}: loss {row['loss/total']:.4f}, validation MRR {row['mrr']:.4f}"
+        loss = f"loss {row['loss/total']:.4f}, " if "loss/total" in row else ""  # counted models have none
+        text = f"epoch {row['epoch']:g}: {loss}validation MRR {row['mrr']:.4f}"
         self._say(training, f"{text}, {row['seconds']:.1f} s" if self._several else text)
 
     def ended(self, training: Training, result: RunResult, before: bool) -> None:

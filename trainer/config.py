@@ -208,7 +208,10 @@ class ExecutionConfig(Section):
 class BaselineConfig(Section):
     """A model that DARec is compared with, trained in its place."""
 
-    name: str = Field(description="`gru4rec`, `sasrec` or `bert4rec`.")
+    name: str = Field(
+        description="`gru4rec`, `sasrec`, `bert4rec`, `fdsa`, `unisrec`, `p5` or `recformer`; `popularity`, "
+        "`neighbours` or `itemknn`, which are counted and not trained."
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the baseline.")
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.baselines import SequenceModel, create_baseline
+from trainer.baselines import REFERENCES, Baseline, Catalogue, Reference, create_baseline, reference_ranks
 from trainer.config import ModelConfig, RunConfig
 from trainer.data.dataset import Dataset, Split
 from trainer.data.ragged import Ragged
@@ -163,9 +163,9 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class TrainedBaseline:
-    """A trained sequence baseline. Make one with `restore_baseline`."""
+    """A trained baseline. Make one with `restore_baseline`."""
 
-    model: SequenceModel
+    model: Baseline
     max_items: int
     device: str
 
@@ -175,13 +175,26 @@ class TrainedBaseline:
         return rank_histories(self.model, histories, dataset.targets(split), self.device, Workers(0, 1)).ranks
 
 
-def restore_baseline(config: RunConfig, state: dict[str, Tensor], n_items: int, device: str = "cpu") -> TrainedBaseline:
-    """The baseline of a run from its config and trained tensors.
+@dataclass(frozen=True)
+class CountedBaseline:
+    """A reference, counted again. Make one with `restore_baseline`."""
+
+    reference: Reference
+
+    def ranks(self, dataset: Dataset, split: Split) -> Tensor:
+        """[users] rank of every user's held-out item; `test` opens the test split."""
+        return reference_ranks(self.reference, dataset, split)
+
+
+def restore_baseline(
+    config: RunConfig, state: dict[str, Tensor], dataset: Dataset, device: str = "cpu"
+) -> TrainedBaseline | CountedBaseline:
+    """The baseline of a run from its config, its trained tensors and what it was trained on.
 
     Args:
         config: the run; its `baseline` is there.
         state: trained tensors by name.
-        n_items: items of the catalogue.
+        dataset: the (sub)set that the run was trained on.
         device: where to put it.
 
     Raises:
@@ -189,7 +202,9 @@ def restore_baseline(config: RunConfig, state: dict[str, Tensor], n_items: int, 
     """
     if config.baseline is None:
         raise ValueError("the run has no baseline")
-    model = create_baseline(config.baseline, n_items, config.data.max_items, config.seed)
+    if config.baseline.name in REFERENCES:
+        return CountedBaseline(REFERENCES[config.baseline.name].fit(dataset))
+    model = create_baseline(config.baseline, Catalogue.of(dataset, config.cache), config.data.max_items, config.seed)
     try:
         model.load_trained_state(state)
     except ValueError as error:

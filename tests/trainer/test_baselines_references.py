@@ -5,11 +5,18 @@ import numpy as np
 import pytest
 import torch
 from shops import shop_of
+from tiny_runs import tiny_run
 
-from trainer.baselines import REFERENCES, evaluate
+from trainer.baselines import REFERENCES, evaluate, ranked_by
+from trainer.config import BaselineConfig
 from trainer.data.dataset import Dataset
 from trainer.data.prepare import prepare
 from trainer.data.text import tfidf
+from trainer.inference import restore_baseline
+from trainer.metrics import ranking_metrics
+from trainer.training.model_file import load_model
+from trainer.training.run import run
+from trainer.training.warm import Warm, check_run
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +100,49 @@ def test_many_users_are_scored_in_parts(shop, monkeypatch):
     whole = evaluate(fitted, shop, "validation")
     monkeypatch.setattr("trainer.baselines.base._USERS_AT_A_TIME", 7)
     assert evaluate(fitted, shop, "validation") == pytest.approx(whole)
+
+
+def literal_itemknn(data: Dataset, history: list[int], nearest: int) -> list[float]:
+    """The definition, one pair at a time."""
+    rows = [Counter(row.tolist()) for row in data.train]
+    vectors = [[row[item] for row in rows] for item in range(data.n_items)]
+
+    def cosine(one: int, other: int) -> float:
+        dot = sum(a * b for a, b in zip(vectors[one], vectors[other], strict=True))
+        return dot / (math.hypot(*vectors[one]) * math.hypot(*vectors[other]) + 1e-6) if one != other else 0.0
+
+    scores = []
+    for candidate in range(data.n_items):
+        near = sorted(range(data.n_items), key=lambda item: (-cosine(item, candidate), item))[:nearest]
+        scores.append(sum(cosine(item, candidate) for item in history if item in near))
+    return scores
+
+
+def test_itemknn_against_the_definition(shop, monkeypatch):
+    monkeypatch.setattr("trainer.baselines.itemknn.NEAREST", 7)
+    fitted = REFERENCES["itemknn"].fit(shop)
+    histories = [shop.train[0], shop.inputs("test")[5], np.array([3, 8, 3], np.int32), np.array([], np.int32)]
+    for row, history in zip(fitted.score(histories), histories, strict=True):
+        np.testing.assert_allclose(row.numpy(), literal_itemknn(shop, history.tolist(), 7), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_a_run_counts_once_and_is_measured_by_counting_again(tmp_path, name):
+    config = tiny_run(tmp_path).model_copy(update={"baseline": BaselineConfig(name=name)})
+    check_run(config, Warm())
+    result = run(config, tmp_path / "run", keep_model=True)
+    assert result.status == "finished", result.reason
+    assert len(result.curve) == 1
+    dataset = Dataset.open(config.data.path)
+    expected = evaluate(REFERENCES[name].fit(dataset), dataset, "validation")
+    assert {metric: result.metrics[metric] for metric in expected} == expected
+    restored = restore_baseline(config, load_model(tmp_path / "run" / "model.safetensors"), dataset)
+    assert ranking_metrics(restored.ranks(dataset, "validation")) == expected
+
+
+def test_likelihoods_of_a_reference_are_a_softmax_of_its_scores(shop):
+    fitted = REFERENCES["popularity"].fit(shop)
+    _, likelihoods = ranked_by(fitted, shop.train, shop.validation)
+    counts = fitted.counts.double()
+    expected = counts[torch.from_numpy(shop.validation).long()] - counts.exp().sum().log()
+    torch.testing.assert_close(likelihoods, expected, atol=1e-5, rtol=1e-6)

@@ -5,20 +5,37 @@ from __future__ import annotations
 import torch
 from pydantic import ValidationError
 
-from trainer.baselines.base import Reference, evaluate, reference_ranks
+from trainer.baselines.base import Reference, evaluate, ranked_by, reference_ranks
 from trainer.baselines.bert4rec import BERT4Rec
+from trainer.baselines.catalogue import Catalogue
+from trainer.baselines.fdsa import FDSA
 from trainer.baselines.gru4rec import GRU4Rec
+from trainer.baselines.itemknn import ItemKNN
 from trainer.baselines.neighbours import Neighbours
+from trainer.baselines.p5 import P5
 from trainer.baselines.popularity import Popularity
+from trainer.baselines.recformer import RecFormer
 from trainer.baselines.sasrec import SASRec
-from trainer.baselines.sequence import Options, SequenceModel
+from trainer.baselines.sequence import Baseline, Options
+from trainer.baselines.unisrec import UniSRec
 from trainer.config import BaselineConfig
 from trainer.errors import BadInput
 
-REFERENCES: dict[str, type[Reference]] = {"popularity": Popularity, "neighbours": Neighbours}
-"""References without training, by the name that they have in a study's table."""
+REFERENCES: dict[str, type[Reference]] = {"popularity": Popularity, "neighbours": Neighbours, "itemknn": ItemKNN}
+"""References without training, by the name that a run file gives (`baseline.name`)."""
 
-BASELINES: dict[str, type[SequenceModel]] = {"gru4rec": GRU4Rec, "sasrec": SASRec, "bert4rec": BERT4Rec}
+IN_EVERY_TABLE = ("popularity", "neighbours")
+"""The references of a study's final table: the floor, and the best that counting does."""
+
+BASELINES: dict[str, type[Baseline]] = {
+    "gru4rec": GRU4Rec,
+    "sasrec": SASRec,
+    "bert4rec": BERT4Rec,
+    "fdsa": FDSA,
+    "unisrec": UniSRec,
+    "p5": P5,
+    "recformer": RecFormer,
+}
 """Trained baselines by the name that a run file gives (`baseline.name`)."""
 
 
@@ -28,10 +45,14 @@ def baseline_options(config: BaselineConfig) -> Options:
     Raises:
         BadInput: if the baseline is unknown or an option is wrong.
     """
-    if config.name not in BASELINES:
-        raise BadInput(f"baseline.name: there is no {config.name!r}; choose one of {', '.join(BASELINES)}")
+    kinds: dict[str, type[Options]] = {
+        **dict.fromkeys(REFERENCES, Options),
+        **{name: baseline.Options for name, baseline in BASELINES.items()},
+    }
+    if config.name not in kinds:
+        raise BadInput(f"baseline.name: there is no {config.name!r}; choose one of {', '.join(kinds)}")
     try:
-        return BASELINES[config.name].Options.model_validate(config.options)
+        return kinds[config.name].model_validate(config.options)
     except ValidationError as error:
         problem = error.errors()[0]
         path = ".".join(str(part) for part in ("baseline.options", *problem["loc"]))
@@ -40,31 +61,34 @@ def baseline_options(config: BaselineConfig) -> Options:
         raise BadInput(f"{path}: {message}") from error
 
 
-def create_baseline(config: BaselineConfig, n_items: int, max_items: int, seed: int) -> SequenceModel:
-    """A fresh baseline whose initial weights depend on the seed alone.
+def create_baseline(config: BaselineConfig, catalogue: Catalogue, max_items: int, seed: int) -> Baseline:
+    """A fresh trained baseline whose initial weights depend on the seed alone.
 
     Args:
         config: which one, with its options.
-        n_items: items of the catalogue.
+        catalogue: the items.
         max_items: longest history that it reads.
         seed: of the initial weights.
 
     Raises:
-        BadInput: if the baseline is unknown or an option is wrong.
+        BadInput: if the baseline is unknown, or an option is wrong or asks for what the items do not have.
     """
     options = baseline_options(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return BASELINES[config.name](n_items, max_items, options)
+        return BASELINES[config.name].build(catalogue, max_items, options)
 
 
 __all__ = [
     "BASELINES",
+    "IN_EVERY_TABLE",
     "REFERENCES",
+    "Baseline",
+    "Catalogue",
     "Reference",
-    "SequenceModel",
     "baseline_options",
     "create_baseline",
     "evaluate",
+    "ranked_by",
     "reference_ranks",
 ]

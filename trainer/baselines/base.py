@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, Self
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.data.dataset import Dataset, Split
+from trainer.data.ragged import Ragged
 from trainer.metrics import ranking_metrics, ranks
 
 _USERS_AT_A_TIME = 1024
@@ -29,15 +30,27 @@ class Reference(Protocol):
         ...
 
 
+def ranked_by(reference: Reference, histories: Ragged, targets: NDArray[np.integer]) -> tuple[Tensor, Tensor]:
+    """[users] rank and log-likelihood of each target, the latter under a softmax of the scores as they are."""
+    parts = []
+    for scores, wanted in _scored(reference, histories, targets):
+        own = scores.gather(1, wanted[:, None])[:, 0]
+        parts.append((ranks(scores, wanted), (own - scores.logsumexp(1)).double()))
+    found, likelihoods = (torch.cat(part) for part in zip(*parts, strict=True))
+    return found, likelihoods
+
+
 def reference_ranks(reference: Reference, dataset: Dataset, split: Split) -> Tensor:
     """[users] rank of every user's held-out item; `test` opens the test split."""
-    inputs, targets = dataset.inputs(split), torch.from_numpy(dataset.targets(split))
-    parts = []
-    for start in range(0, dataset.n_users, _USERS_AT_A_TIME):
-        users = range(start, min(start + _USERS_AT_A_TIME, dataset.n_users))
-        scores = reference.score([inputs[user] for user in users])
-        parts.append(ranks(scores, targets[users.start : users.stop]))
-    return torch.cat(parts)
+    scored = _scored(reference, dataset.inputs(split), dataset.targets(split))
+    return torch.cat([ranks(scores, wanted) for scores, wanted in scored])
+
+
+def _scored(reference: Reference, histories: Ragged, targets: NDArray[np.integer]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Scores of all items and the target, for some users at a time."""
+    for start in range(0, len(histories), _USERS_AT_A_TIME):
+        users = np.arange(start, min(start + _USERS_AT_A_TIME, len(histories)))
+        yield reference.score(list(histories.take(users))), torch.from_numpy(targets[users].astype(np.int64))
 
 
 def evaluate(reference: Reference, dataset: Dataset, split: Split) -> dict[str, float]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,9 @@ def text_vectors(
     device: str = "cpu",
     dimension: int = _TEXT_DIMENSION,
     dtype: type[np.floating] = np.float64,
+    *,
+    pooling: Literal["mean", "cls"] = "mean",
+    field: str = "negatives.encoder",
 ) -> NDArray[np.floating]:
     """Embeddings of the item sentences, [items, d].
 
@@ -55,12 +58,14 @@ def text_vectors(
         device: where an encoder computes.
         dimension: rank to which TF-IDF rows are cut, at most.
         dtype: in which they are.
+        pooling: of an encoder's last states: their mean over the tokens, or the first one's.
+        field: of the config that names the encoder, for errors.
 
     Raises:
         BadInput: if the encoder cannot be loaded.
     """
     if encoder != "tfidf":
-        return _encode(encoder, sentences, device)
+        return _encode(encoder, sentences, device, pooling, field)
     return _truncate(tfidf(sentences).astype(dtype), dimension)
 
 
@@ -72,11 +77,13 @@ def _truncate(terms: sparse.csr_matrix, dimension: int) -> NDArray[np.floating]:
     return np.ascontiguousarray(left * values, terms.dtype)
 
 
-def _encode(encoder: str, sentences: Sequence[str], device: str) -> NDArray[np.float32]:
-    """Mean of a Hugging Face encoder's last hidden states over the tokens of a sentence, [items, d]."""
+def _encode(
+    encoder: str, sentences: Sequence[str], device: str, pooling: Literal["mean", "cls"], field: str
+) -> NDArray[np.float32]:
+    """A Hugging Face encoder's last hidden states, pooled over the tokens of a sentence, [items, d]."""
     import torch
 
-    tokenizer, model = _load_encoder(encoder)
+    tokenizer, model = _load_encoder(encoder, field)
     model = model.to(device)
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
     # Sentences of like length together, so that little is padded.
@@ -89,13 +96,14 @@ def _encode(encoder: str, sentences: Sequence[str], device: str) -> NDArray[np.f
             batch = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
             hidden = model(**batch).last_hidden_state
             mask = batch["attention_mask"].unsqueeze(-1)
-            means = ((hidden * mask).sum(1) / mask.sum(1)).float().cpu().numpy()
-            vectors = np.empty((len(order), means.shape[1]), np.float32) if vectors is None else vectors
-            vectors[rows] = means
+            pooled = hidden[:, 0] if pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)
+            found = pooled.float().cpu().numpy()
+            vectors = np.empty((len(order), found.shape[1]), np.float32) if vectors is None else vectors
+            vectors[rows] = found
     return np.empty((0, 1), np.float32) if vectors is None else vectors
 
 
-def _load_encoder(encoder: str) -> tuple[Any, Any]:
+def _load_encoder(encoder: str, field: str) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
     try:
@@ -104,7 +112,7 @@ def _load_encoder(encoder: str) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).split("\n")[0]
         raise BadInput(
-            f"negatives.encoder {encoder!r}: cannot be loaded ({reason}); name `tfidf`, a folder with a Hugging Face "
+            f"{field} {encoder!r}: cannot be loaded ({reason}); name `tfidf`, a folder with a Hugging Face "
             "encoder, or the id of one"
         ) from error
     if tokenizer.pad_token is None:

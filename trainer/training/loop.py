@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.baselines import REFERENCES
 from trainer.config import RunConfig
 from trainer.ranking import Ranked
 from trainer.training.averaging import WeightAverage
 from trainer.training.checkpoint import Checkpoints, Progress
+from trainer.training.counted import CountedTask
 from trainer.training.darec import DARecTask
 from trainer.training.darec import create_model as create_model  # part of this door
 from trainer.training.divergence import LOSSES, LossWatch, Moment
@@ -121,8 +123,9 @@ class Training:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to train: all epochs are done, or patience is exhausted."""
-        return self.progress.epoch >= self.config.optimization.epochs or self._out_of_patience()
+        """Whether nothing is left to train: all epochs are done, patience is exhausted, or nothing is trained."""
+        epochs = self.config.optimization.epochs if self.trained else 1
+        return self.progress.epoch >= epochs or self._out_of_patience()
 
     def _train_epoch(self) -> dict[str, float]:
         """The rest of the epoch under way; the whole epoch's mean losses by name."""
@@ -220,9 +223,11 @@ class Training:
 
 
 def create_task(config: RunConfig, materials: Judged, device: str, workers: Workers) -> Task:
-    """What the run trains: a baseline where it names one, else DARec."""
+    """What the run trains, or counts: a baseline where it names one, else DARec."""
     if isinstance(materials, Materials):
         return DARecTask(config, materials, device, workers)
+    if config.baseline is not None and config.baseline.name in REFERENCES:
+        return CountedTask(config.baseline.name, materials)
     return SequenceTask(config, materials, device, workers)
 
 

@@ -1,4 +1,4 @@
-"""Sequence baselines in training: ids in rows side by side, cross-entropy over all items.
+"""Baselines in training: ids in rows side by side.
 
 Batches follow from seed and epoch alone, as DARec's do, and dropout from a number that is drawn with each batch; so a
 run goes on bit for bit from a checkpoint within an epoch.
@@ -6,7 +6,7 @@ run goes on bit for bit from a checkpoint within an epoch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,13 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.baselines import create_baseline
-from trainer.baselines.sequence import Examples, Ints, SequenceModel, padded
+from trainer.baselines import Catalogue, create_baseline
+from trainer.baselines.sequence import Asked, Baseline, Examples, Ints, padded
 from trainer.config import RunConfig
 from trainer.data.batches import Terms
 from trainer.data.ragged import Ragged
-from trainer.ranking import ItemScorer, Ranked
-from trainer.softmax import item_cross_entropy
+from trainer.ranking import Ranked
 from trainer.training.evaluation import plan_chunks
 from trainer.training.feed import Step, to_device
 from trainer.training.task import Task
@@ -57,7 +56,7 @@ class SequenceTask(Task):
         workers: this process's place among the workers.
     """
 
-    model: SequenceModel
+    model: Baseline
 
     def __init__(self, config: RunConfig, materials: Judged, device: str, workers: Workers) -> None:
         if config.baseline is None:
@@ -65,11 +64,15 @@ class SequenceTask(Task):
         dataset = materials.dataset
         self._config, self._materials, self._device, self._workers = config, materials, device, workers
         self.n_items = dataset.n_items
-        self.model = create_baseline(config.baseline, dataset.n_items, config.data.max_items, config.seed).to(device)
+        catalogue = Catalogue.of(dataset, config.cache)
+        self.model = create_baseline(config.baseline, catalogue, config.data.max_items, config.seed).to(device)
         # The oldest of so many items has nothing to follow, so it is never predicted.
         newest = dataset.train.newest(config.data.max_items + 1)
         self._histories = newest.take(np.flatnonzero(newest.lengths >= 2))
         self.steps_per_epoch = -(-len(self._histories) // config.optimization.batch_size)
+
+    def begin(self) -> None:
+        self.model.begin()
 
     def steps(self, epoch: int, start: int) -> Iterator[Step]:
         rng = np.random.default_rng([self._config.seed, epoch])
@@ -80,14 +83,14 @@ class SequenceTask(Task):
     def losses(self, part: SequencePart) -> dict[str, Tensor]:
         part = to_device(part, self._device)
         devices = [self._device] if self._device.startswith("cuda") else []
+        weights = torch.full_like(part.targets, 1 / part.terms, dtype=torch.float32)
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(part.seed)
-            states_bt = self.model(part.inputs_bt, part.lengths_b).flatten(0, 1)
-        weights = torch.full_like(part.targets, 1 / part.terms, dtype=torch.float32)
-        loss, _ = item_cross_entropy(states_bt.index_select(0, part.places_r), self.model.head, part.targets, weights)
+            loss = self.model.loss(part.inputs_bt, part.lengths_b, part.places_r, part.targets, weights)
         return {"sequence": loss, "total": loss}
 
     def rank(self) -> Ranked:
+        self.model.epoch_ended()
         judged = self._materials.validation
         return rank_histories(
             self.model, judged.histories.newest(self._config.data.max_items), judged.targets, self._device,
@@ -120,20 +123,8 @@ def _part(examples: Examples, rows: Ints, seed: int) -> SequencePart:
     return SequencePart(inputs_bt, lengths_b, places_r, targets, len(examples.places), seed)
 
 
-@torch.no_grad()
-def states_after(
-    model: SequenceModel, histories: Ragged, chunks: Sequence[NDArray[np.int64]], device: str
-) -> Iterator[Tensor]:
-    """[chunk, d] states that predict the item after each history of a chunk."""
-    for chunk in chunks:
-        matrix, lengths = padded(model.question(histories.take(chunk)))
-        lengths_b = torch.from_numpy(lengths).to(device)
-        states_btd = model(torch.from_numpy(matrix).to(device), lengths_b)
-        yield states_btd[torch.arange(len(lengths_b), device=device), lengths_b - 1]
-
-
 def rank_histories(
-    model: SequenceModel,
+    model: Baseline,
     histories: Ragged,
     targets: NDArray[np.int32],
     device: str,
@@ -155,8 +146,14 @@ def rank_histories(
         Ranks of all users, on the CPU; no top lists.
     """
     order, chunks = plan_chunks(histories.lengths + model.extra_positions, _IDS_AT_A_TIME, workers)
-    states = torch.cat(list(states_after(model, histories, chunks, device)))
-    found = ItemScorer.on(model.head, device).rank(states, targets[np.concatenate(chunks)], 0, likelihood=likelihood)
+
+    def asked() -> Iterator[Asked]:
+        for chunk in chunks:
+            matrix, lengths = padded(model.question(histories.take(chunk)))
+            inputs_bt, lengths_b = (torch.from_numpy(array).to(device) for array in (matrix, lengths))
+            yield Asked(inputs_bt, lengths_b, targets[chunk])
+
+    found = model.rank(asked(), likelihood=likelihood)
     mine = len(order[workers.rank :: workers.world])
     back = torch.from_numpy(np.argsort(order))
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.architecture import Architecture
-from trainer.baselines import baseline_options
+from trainer.baselines import BASELINES, Catalogue, baseline_options, create_baseline
 from trainer.cache import cached
 from trainer.config import BackboneConfig, NegativesConfig, RunConfig
 from trainer.data.dataset import Dataset
@@ -157,7 +157,9 @@ def check_run(config: RunConfig, warm: Warm) -> None:
     """
     if config.baseline is not None:
         baseline_options(config.baseline)
-        warm.judged(config)
+        dataset = warm.judged(config).dataset
+        if config.baseline.name in BASELINES:
+            create_baseline(config.baseline, Catalogue.of(dataset, config.cache), config.data.max_items, config.seed)
         return
     try:
         Architecture.parse(config.model.architecture, da_layer_count(config))
