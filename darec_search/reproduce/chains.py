@@ -129,7 +129,8 @@ class Search:
         return self._told(points).ask(pending)
 
     def _told(self, points: list[Point]) -> Sampler:
-        sampler = samplers.create(self._setup.scale.sampler, self._space, 0)
+        scale = self._setup.scale
+        sampler = samplers.create(scale.sampler, self._space, 0, **scale.sampler_options)
         for number, point in enumerate(points):
             result = self._result(number)
             if result is not None and result.objective is not None:

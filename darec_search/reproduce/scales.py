@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from darec_search.reproduce.methods import Changes
 from darec_search.reproduce.published import TABLE_3
@@ -25,6 +26,7 @@ class Scale:
         figures: fields in which the trainings of figures differ from those of Table 2.
         trials: of every method's search; fewer where it has fewer settings to try.
         sampler: that proposes them.
+        sampler_options: its options.
         seeds: of every method's final trainings.
         table_3: whether the settings that the paper gives for the dataset hold.
         cpus: of a training; also its threads.
@@ -42,6 +44,7 @@ class Scale:
     search_of: Mapping[str, Changes] = field(default_factory=dict)
     figures: Changes = field(default_factory=dict)
     sampler: str = "ax_bayes"
+    sampler_options: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
     table_3: bool = True
     cpus: int = 1
@@ -88,7 +91,7 @@ SCALES = {
             "model.adapters.bottleneck": 32,
             "model.collaborative": {"model": "ncf", "dimension": 32},
             "losses.contrastive_negatives": 2,
-            "optimization": {"epochs": 6, "batch_size": 16, "learning_rate": 1.0e-3, "patience": 2},
+            "optimization": {"epochs": 5, "batch_size": 16, "learning_rate": 1.0e-3, "patience": 2},
         },
         baseline={"data.max_items": 50, "optimization": {**_RECBOLE, "epochs": 20, "patience": 3}},
         search={"optimization.patience": None},
@@ -97,7 +100,8 @@ SCALES = {
             "baseline": {"data.users_fraction": 0.5, "optimization.epochs": 6},
         },
         figures={"data.users_fraction": 0.3, "optimization.epochs": 4},
-        trials=6,
+        trials=5,
+        sampler_options={"start": 3},
     ),
     "tiny": Scale(
         name="tiny",

@@ -18,7 +18,8 @@ from darec_search.reproduce.experiments import EXPERIMENTS
 from darec_search.reproduce.methods import all_methods
 from darec_search.reproduce.reproduce import complete, plan, run, verify
 from darec_search.reproduce.scales import SCALES
-from darec_search.reproduce.setup import Setup
+from darec_search.reproduce.setup import Setup, changes_of
+from darec_search.samplers import create
 from trainer.baselines import BASELINES, REFERENCES
 from trainer.data.dataset import read_manifest
 from trainer.data.prepare import prepare
@@ -50,7 +51,7 @@ class Listening:
 
 
 class Killed(LocalExecutor):
-    """Dies after some trainings, in the middle of the next."""
+    """Dies after some trainings, with the next one begun."""
 
     def __init__(self, after):
         super().__init__(1)
@@ -274,3 +275,6 @@ def test_every_scale_describes_valid_trainings(shop, scale, method):
     config = setup.config(found, *setup.search_changes(found), SCALES[scale].figures)
     assert (config.baseline is not None) == (found.kind == "baseline")
     assert config.data.users_fraction <= 1
+    if scale == "small":  # `full` needs a hub to count its layers
+        point = create(SCALES[scale].sampler, setup.space(found), 0, **SCALES[scale].sampler_options).ask()
+        assert setup.config(found, changes_of(found, point)).seed == 0
