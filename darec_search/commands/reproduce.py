@@ -75,6 +75,8 @@ def _executor(parsed: argparse.Namespace, planned: Plan) -> Executor:
     scale = planned.scale
     if parsed.runner == "local":
         return LocalExecutor(scale.cpus)
+    import os
+
     from darec_search.config import StudyConfig
     from darec_search.runners.tasks import RayExecutor
 
@@ -85,4 +87,6 @@ def _executor(parsed: argparse.Namespace, planned: Plan) -> Executor:
         "gpus_per_lane": scale.gpus,
     }
     data = {"path": planned.datasets[0].setup.data}
-    return RayExecutor(StudyConfig.model_validate({"name": "reproduce", "data": data, "resources": resources}))
+    config = StudyConfig.model_validate({"name": "reproduce", "data": data, "resources": resources})
+    joins = parsed.address is not None or "RAY_ADDRESS" in os.environ
+    return RayExecutor(config, fill=joins and parsed.lanes is None)

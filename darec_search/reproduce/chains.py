@@ -194,6 +194,7 @@ class Chain:
         self.finals = list({(final.place, final.name): final for final in finals}.values())
         self.search = Search(setup, method, folder / "search" / method.name)
         self._tried: set[str] = set()
+        self._over = False
 
     @property
     def size(self) -> int:
@@ -210,7 +211,7 @@ class Chain:
             BadInput: if one holds another.
         """
         trials = self.search.begun()
-        finals = self.trainings() if self.search.over else []
+        finals = self.trainings if self._searched() else []
         for training in (*trials, *finals):
             if training.folder.exists():
                 open_folder(training.config, training.folder)
@@ -219,17 +220,18 @@ class Chain:
 
     def ready(self, running: Collection[str]) -> Job | None:
         """A training that can begin now; a final one that failed is tried once in a start."""
-        if not self.search.over:
+        if not self._searched():
             return self.search.next(running)
-        for training in self.trainings():
+        for training in self.trainings:
             key = str(training.folder)
             if key not in running and key not in self._tried and not measured(training.folder):
                 self._tried.add(key)
                 return Job(training, "test")
         return None
 
+    @cached_property
     def trainings(self) -> list[Training]:
-        """The final trainings, once the search is over; none if no trial of it finished."""
+        """The final trainings; none if no trial of the search finished. Ask once the search is over."""
         chosen = self.search.chosen()
         if chosen is None:
             return []
@@ -243,6 +245,15 @@ class Chain:
             for final in self.finals
             for seed in self.setup.scale.seeds
         ]
+
+    def complete(self) -> bool:
+        """Whether every final training has finished and was measured."""
+        return self._searched() and bool(self.trainings) and all(measured(one.folder) for one in self.trainings)
+
+    def _searched(self) -> bool:
+        # Results are never taken back, so what is over stays so.
+        self._over = self._over or self.search.over
+        return self._over
 
 
 def measured(folder: Path) -> bool:

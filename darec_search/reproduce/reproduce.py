@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from darec_search.reproduce import documents
-from darec_search.reproduce.chains import Chain, Final, Job, measured
+from darec_search.reproduce.chains import Chain, Final, Job
 from darec_search.reproduce.executors import Done, Executor
 from darec_search.reproduce.experiments import Experiment, Variant
 from darec_search.reproduce.methods import Method, all_methods
@@ -190,13 +190,14 @@ def run(planned: Plan, executor: Executor, observer: Observer) -> dict[str, Any]
     Raises:
         BadInput: if a folder of the results holds something else.
     """
+    before = verify(planned)
     try:
         for dataset in planned.datasets:
             for name in dataset.references:
                 measure_reference(name, dataset.setup.data, dataset.folder / "references" / name)
         drive([chain for dataset in planned.datasets for chain in dataset.chains.values()], executor, observer)
     finally:
-        found = write(planned)
+        found = write(planned, measured_here=verify(planned) > before)
     return found
 
 
@@ -217,8 +218,11 @@ def drive(chains: Sequence[Chain], executor: Executor, observer: Observer) -> No
 
 def _next(chains: Sequence[Chain], running: Mapping[str, tuple[Chain, Job]]) -> tuple[Chain, Job] | None:
     """A training of the chain that has the fewest under way."""
-    count: Callable[[Chain], int] = lambda chain: sum(chain is other for other, _ in running.values())  # noqa: E731
-    for chain in sorted(chains, key=count):
+
+    def under_way(chain: Chain) -> int:
+        return sum(chain is other for other, _ in running.values())
+
+    for chain in sorted(chains, key=under_way):
         job = chain.ready(running)
         if job is not None:
             return chain, job
@@ -227,20 +231,26 @@ def _next(chains: Sequence[Chain], running: Mapping[str, tuple[Chain, Job]]) -> 
 
 def complete(planned: Plan) -> bool:
     """Whether every final training has finished and was measured."""
-    chains = [chain for dataset in planned.datasets for chain in dataset.chains.values()]
-    return all(
-        (found := chain.trainings()) and all(measured(training.folder) for training in found) for chain in chains
-    )
+    return all(chain.complete() for dataset in planned.datasets for chain in dataset.chains.values())
 
 
-def write(planned: Plan) -> dict[str, Any]:
-    """Write the documents of what is done: JSON, Markdown and pictures. Other datasets' results stay in them."""
+def write(planned: Plan, *, measured_here: bool) -> dict[str, Any]:
+    """Write the documents of what is done: JSON, Markdown and pictures. Other datasets' results stay in them.
+
+    Args:
+        planned: the reproduction.
+        measured_here: something was trained just now, so the documents are of this machine and day.
+
+    Returns:
+        `results.json`, if Table 2 is among the experiments; else nothing.
+    """
     out, found = planned.out, dict[str, Any]()
     about = documents.read(out / "reproduction.json")
     about["datasets"] = about.get("datasets", {}) | {
         dataset.setup.name: documents.dataset_facts(dataset.setup) for dataset in planned.datasets
     }
-    about |= documents.machine_facts(planned.scale)
+    if measured_here or "scale" not in about:
+        about |= documents.machine_facts(planned.scale)
     write_atomic(out / "reproduction.json", json.dumps(about, indent=2))
     for experiment in planned.experiments:
         file = out / ("results.json" if experiment.shown == "comparison" else f"{experiment.name}.json")

@@ -23,24 +23,34 @@ def _task(job: Job, held: Held) -> Done:
         return train(job, _warm, held)
 
 
+def _room(cpus: float, gpus: float) -> int:
+    """Trainings at a time that the connected cluster's CPUs and GPUs are enough for."""
+    import ray
+
+    total = ray.cluster_resources()
+    return int(min(total.get(name, 0) // need for name, need in (("CPU", cpus), ("GPU", gpus)) if need))
+
+
 class RayExecutor:
     """Trains on the Ray cluster that `connect` joins or starts.
 
     Args:
         config: its `resources` say where, how many at a time and what each takes; every node must see the results
             folder under the same path.
+        fill: as many at a time as the cluster has room for now, whatever `resources.lanes` says.
 
     Raises:
         BadInput: if the cluster does not answer or has no room for a single training.
     """
 
-    def __init__(self, config: StudyConfig) -> None:
+    def __init__(self, config: StudyConfig, *, fill: bool) -> None:
         connect(config)
         import ray
 
         resources = config.resources
         self._held = resources.held
-        self.slots = lanes_that_fit(resources.lanes, resources.cpus_per_lane, resources.gpus_per_lane)
+        lanes = _room(resources.cpus_per_lane, resources.gpus_per_lane) if fill else resources.lanes
+        self.slots = lanes_that_fit(max(1, lanes), resources.cpus_per_lane, resources.gpus_per_lane)
         self._remote: Any = ray.remote(
             num_cpus=resources.cpus_per_lane, num_gpus=resources.gpus_per_lane, max_retries=resources.attempts - 1
         )(_task)

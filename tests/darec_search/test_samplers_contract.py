@@ -17,7 +17,7 @@ SPACES = {
     "one_layer": SearchSpace(1),
     "weights": SearchSpace(2, weights={"align": [0.1, 0.5, 1.0], "collaborative": [0.5]}),
     "two_points": SearchSpace(1, slots=1),
-    "levels": SearchSpace(0, weights={"learning_rate": [1e-4, 1e-3], "hidden": [32, 64, 128], "layers": [1, 2]}),
+    "levels": SearchSpace(0, weights={"learning_rate": [1e-4, 1e-3], "hidden": [32, 64, 128]}),
 }
 Result = tuple[Point, float | None]
 QUICK = {"prob_reparam": {"starts": 4, "samples": 8, "steps": 5, "fit_steps": 5}}
