@@ -97,7 +97,7 @@ SCALES = {
         search={"optimization.patience": None},
         search_of={
             "darec": {"data.users_fraction": 0.2, "optimization.epochs": 3},
-            "baseline": {"data.users_fraction": 0.5, "optimization.epochs": 6},
+            "baseline": {"data.users_fraction": 0.3, "optimization.epochs": 4},
         },
         figures={"data.users_fraction": 0.3, "optimization.epochs": 4},
         trials=5,

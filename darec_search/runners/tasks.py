@@ -7,7 +7,8 @@ from typing import Any
 from darec_search.config import StudyConfig
 from darec_search.reproduce.chains import Job
 from darec_search.reproduce.executors import Done, train
-from darec_search.runners.cluster import connect, lanes_that_fit
+from darec_search.runners.cluster import connect
+from trainer.errors import BadInput
 from trainer.threads import of_threads
 from trainer.training.attempts import Held
 from trainer.training.warm import Warm
@@ -24,11 +25,21 @@ def _task(job: Job, held: Held) -> Done:
 
 
 def _room(cpus: float, gpus: float) -> int:
-    """Trainings at a time that the connected cluster's CPUs and GPUs are enough for."""
+    """Trainings at a time that the connected cluster's CPUs and GPUs are enough for.
+
+    Raises:
+        BadInput: if it is none.
+    """
     import ray
 
     total = ray.cluster_resources()
-    return int(min(total.get(name, 0) // need for name, need in (("CPU", cpus), ("GPU", gpus)) if need))
+    room = int(min(total.get(name, 0) // need for name, need in (("CPU", cpus), ("GPU", gpus)) if need))
+    if room == 0:
+        raise BadInput(
+            f"a training takes {cpus:g} CPUs and {gpus:g} GPUs, the Ray cluster has {total.get('CPU', 0):g} and "
+            f"{total.get('GPU', 0):g}; join another by --address, or choose another --scale or --runner local"
+        )
+    return room
 
 
 class RayExecutor:
@@ -49,8 +60,8 @@ class RayExecutor:
 
         resources = config.resources
         self._held = resources.held
-        lanes = _room(resources.cpus_per_lane, resources.gpus_per_lane) if fill else resources.lanes
-        self.slots = lanes_that_fit(max(1, lanes), resources.cpus_per_lane, resources.gpus_per_lane)
+        room = _room(resources.cpus_per_lane, resources.gpus_per_lane)
+        self.slots = room if fill else min(room, resources.lanes)
         self._remote: Any = ray.remote(
             num_cpus=resources.cpus_per_lane, num_gpus=resources.gpus_per_lane, max_retries=resources.attempts - 1
         )(_task)
