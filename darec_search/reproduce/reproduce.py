@@ -86,7 +86,7 @@ def plan(
         data: dataset folders or URLs.
         scale: how large.
         out: results folder.
-        only: methods of Table 2; all when empty.
+        only: methods of Table 2; when empty, all but those that are too slow for the scale.
         overrides: `--set`, as written; what is searched, and what a figure varies, stays.
 
     Raises:
@@ -100,7 +100,7 @@ def plan(
     names = [setup.name for setup in setups]
     if len(set(names)) < len(names):
         raise BadInput("--data: two folders have the same name, which is the dataset's; rename one")
-    chosen = {name: method for name, method in methods.items() if not only or name in only}
+    chosen = {name: method for name, method in methods.items() if name in (only or methods.keys() - scale.too_slow)}
     datasets = tuple(_of_dataset(experiments, setup, out / setup.name, methods, chosen) for setup in setups)
     return Plan(tuple(experiments), scale, out, chosen, datasets)
 

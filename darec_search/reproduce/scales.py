@@ -24,6 +24,7 @@ class Scale:
         search: fields in which a search's trainings differ; `search_of` has those of single kinds.
         search_of: the same by kind of method.
         figures: fields in which the trainings of figures differ from those of Table 2.
+        too_slow: methods that take part only if they are named.
         trials: of every method's search; fewer where it has fewer settings to try.
         sampler: that proposes them.
         sampler_options: its options.
@@ -43,6 +44,7 @@ class Scale:
     methods: Mapping[str, Changes] = field(default_factory=dict)
     search_of: Mapping[str, Changes] = field(default_factory=dict)
     figures: Changes = field(default_factory=dict)
+    too_slow: tuple[str, ...] = ()
     sampler: str = "ax_bayes"
     sampler_options: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -94,6 +96,8 @@ SCALES = {
             "optimization": {"epochs": 5, "batch_size": 16, "learning_rate": 1.0e-3, "patience": 2},
         },
         baseline={"data.max_items": 50, "optimization": {**_RECBOLE, "epochs": 20, "patience": 3}},
+        methods={name: {"optimization": {"epochs": 10, "patience": 2}} for name in ("fdsa", "unisrec")},
+        too_slow=("p5", "recformer"),
         search={"optimization.patience": None},
         search_of={
             "darec": {"data.users_fraction": 0.2, "optimization.epochs": 3},

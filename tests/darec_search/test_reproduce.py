@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +215,13 @@ def test_bad_input(shop, tmp_path, capsys, arguments, words):
     assert cli.main(["reproduce", *given, *options]) == 2
     assert words in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_too_slow_for_a_scale_takes_part_if_named(shop, tmp_path):
+    scale = replace(SCALES["tiny"], too_slow=("sasrec",))
+    for only, there in (([], False), (["sasrec"], True)):
+        planned = plan([EXPERIMENTS["table2"]], [str(shop / "shop")], scale, tmp_path, only)
+        assert ("sasrec" in planned.datasets[0].chains) == there
 
 
 def test_every_method_is_there_and_has_a_search():
