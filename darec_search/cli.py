@@ -17,6 +17,7 @@ from darec_search.commands import audit as auditing
 from darec_search.commands import check as checking
 from darec_search.commands import data as datasets
 from darec_search.commands import model as models
+from darec_search.commands import reproduce as reproducing
 from darec_search.commands import study as studies
 from darec_search.commands import train as training
 from darec_search.commands.output import errors
@@ -127,6 +128,22 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--only", metavar="NAME,…", help="some of the file's runs")
     train.add_argument("--test", action="store_true", help="measure every model on the test split too, once")
     train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override")
+
+    reproduce = _command(
+        commands, "reproduce", reproducing.reproduce, "the paper's tables and figures on your datasets; resumes"
+    )
+    reproduce.add_argument("what", metavar="WHAT", help="table2, fig5 … fig10, fig13, fig14, table4, or all")
+    reproduce.add_argument("--data", required=True, nargs="+", metavar="DIR", help="dataset folders")
+    reproduce.add_argument("--scale", choices=("small", "full", "tiny"), default="small", help="how large (small)")
+    reproduce.add_argument("--out", type=Path, help="results folder (runs/reproduce/SCALE)")
+    reproduce.add_argument("--only", metavar="NAME,…", help="some of Table 2's methods")
+    reproduce.add_argument("--runner", choices=("ray", "local"), default="ray", help="local: one at a time, no Ray")
+    reproduce.add_argument("--address", help="Ray cluster to join")
+    reproduce.add_argument("--lanes", type=int, metavar="N", help="trainings at a time; what this machine has room for")
+    reproduce.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override")
+    reproduce.add_argument("--dry-run", action="store_true", help="time real steps and say what it would take")
+    reproduce.add_argument("--price-per-hour", type=float, metavar="X", help="with --dry-run: of one training's hour")
+    _json(reproduce)
 
     recommend = _command(commands, "recommend", models.recommend, "the best next items after a history")
     recommend.add_argument("model", type=Path, help="exported folder")

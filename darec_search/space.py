@@ -1,4 +1,4 @@
-"""The search space: three bits a DALayer × ordinal loss weights."""
+"""The search space: three bits a DALayer × ordinal levels, of loss weights or of whatever else has some."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class SearchSpace:
     """Bits × λ.
 
     Args:
-        layers: number of DALayers L.
+        layers: number of DALayers L; 0 for a space of levels alone.
         slots: adapters per layer.
-        weights: levels by loss weight name, rising; may be empty.
+        weights: levels by name, rising, of loss weights or other ordinal settings; may be empty if there are layers.
 
     Raises:
-        ValueError: if a size is not positive or the levels of a weight are empty, repeated or not rising.
+        ValueError: if there is nothing to search, or the levels of a weight are empty, repeated or not rising.
     """
 
     def __init__(self, layers: int, slots: int = 3, weights: Mapping[str, Sequence[float]] | None = None) -> None:
-        if layers < 1 or slots < 1:
-            raise ValueError(f"layers and slots must be positive, got {layers} and {slots}")
+        if layers < 0 or slots < 1 or (layers == 0 and not weights):
+            raise ValueError(f"layers and slots must be positive, or there must be levels, got {layers} and {slots}")
         self.layers = layers
         self.slots = slots
         self.weights: dict[str, tuple[float, ...]] = {

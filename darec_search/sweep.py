@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from trainer.config import BackboneConfig, RunConfig
 from trainer.data.dataset import Split
 from trainer.inference import default_device, restore, restore_baseline
 from trainer.metrics import ranking_metrics
+from trainer.training.attempts import Held
 from trainer.training.model_file import load_model
 from trainer.training.result import Row, RunResult, write_atomic
 from trainer.training.run import open_folder, run
@@ -130,16 +131,43 @@ def train_all(planned: list[Training], split: Split | None, observer: Observer) 
         check_run(training.config, warm)
     for training in planned:
         observer.begins(training)
-        result = open_folder(training.config, training.folder)
-        before = result is not None
-        if result is None:
-            result = run(
-                training.config, training.folder, warm=warm, keep_model=True, on_row=partial(observer.row, training)
-            )
-        if split is not None and result.status == "finished":
-            measure(training, split, warm)
+        result, before = train_one(training, split, warm, partial(observer.row, training))
         observer.ended(training, result, before)
         yield result
+
+
+def train_one(
+    training: Training,
+    split: Split | None,
+    warm: Warm,
+    on_row: Callable[[Row], None] | None = None,
+    *,
+    keep_model: bool = True,
+    held: Held | None = None,
+) -> tuple[RunResult, bool]:
+    """Train and measure what is not done yet of one training.
+
+    Args:
+        training: what to train.
+        split: the split to measure its model on; None for none.
+        warm: what this process keeps between trainings.
+        on_row: is told every evaluation.
+        keep_model: leave the trained tensors in its folder; needed for a split.
+        held: what it holds, as for `trainer.training.run.run`.
+
+    Returns:
+        Its result, and whether an earlier start left it.
+
+    Raises:
+        BadInput: if its folder holds another training, or cannot be written.
+    """
+    result = open_folder(training.config, training.folder)
+    before = result is not None
+    if result is None:
+        result = run(training.config, training.folder, warm=warm, keep_model=keep_model, on_row=on_row, held=held)
+    if split is not None and result.status == "finished":
+        measure(training, split, warm)
+    return result, before
 
 
 def measure(training: Training, split: Split, warm: Warm) -> None:

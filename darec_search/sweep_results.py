@@ -37,9 +37,11 @@ def summarise(file: RunFile, out: Path) -> dict[str, Any]:
     split = next((split for split in MEASURED if everything and all(_measured(t, split) for t in everything)), None)
     runs = [_run(name, finished, len(file.runs[name].seeds), split) for name, finished in done.items()]
     first = next(iter(done))
-    reciprocal = {name: _reciprocal_ranks(finished, split) for name, finished in done.items()}
+    reciprocal = {
+        name: reciprocal_ranks([training.folder for training in finished], split) for name, finished in done.items()
+    }
     for row in runs:
-        row["p_value"] = None if row["name"] == first else _p_value(reciprocal[first], reciprocal[row["name"]])
+        row["p_value"] = None if row["name"] == first else p_value(reciprocal[first], reciprocal[row["name"]])
     document = {"file": str(file.path), "p_value_against": first, "p_value_split": split, "runs": runs}
     write_atomic(out / FILE, json.dumps(document, indent=2))
     return document
@@ -60,17 +62,17 @@ def _run(name: str, finished: Sequence[Training], wanted: int, split: Split | No
         "unfinished": wanted - len(finished),
         "validation": _spread_metrics([result.metrics for result in results]),
         "test": _spread_metrics(tests),
-        "train_s": _spread([result.cost.wall_s for result in results]),
-        "evaluation_s": _spread([found["seconds"] for found in timed]),
+        "train_s": spread([result.cost.wall_s for result in results]),
+        "evaluation_s": spread([found["seconds"] for found in timed]),
         "best_epoch": [result.best_epoch for result in results],
     }
 
 
 def _spread_metrics(found: Sequence[Mapping[str, float]]) -> dict[str, Any] | None:
-    return {name: _spread([metrics[name] for metrics in found]) for name in METRICS} if found else None
+    return {name: spread([metrics[name] for metrics in found]) for name in METRICS} if found else None
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any] | None:
+def spread(values: Sequence[float]) -> dict[str, Any] | None:
     """Mean, standard deviation (of the sample; None for a single value) and the values themselves."""
     if not values:
         return None
@@ -78,16 +80,21 @@ def _spread(values: Sequence[float]) -> dict[str, Any] | None:
     return {"mean": statistics.fmean(values), "sd": deviation, "values": list(values)}
 
 
-def _reciprocal_ranks(finished: Sequence[Training], split: Split | None) -> tuple[list[str], Tensor] | None:
-    """Users, and [users] their reciprocal ranks in the mean over the seeds."""
-    if split is None or not finished:
+PerUser = tuple[list[str], Tensor]
+"""Users, and [users] a figure of each."""
+
+
+def reciprocal_ranks(folders: Sequence[Path], split: Split | None) -> PerUser | None:
+    """Users and their reciprocal ranks in the mean over trainings; None if there is nothing measured."""
+    if split is None or not folders:
         return None
-    tables = [read_table(training.folder / MEASURED[split][1]) for training in finished]
+    tables = [read_table(folder / MEASURED[split][1]) for folder in folders]
     found = [per_user_metrics(torch.tensor(table.column("rank").to_pylist()).double())["mrr"] for table in tables]
     return tables[0].column("user").to_pylist(), torch.stack(found).mean(0)
 
 
-def _p_value(first: tuple[list[str], Tensor] | None, other: tuple[list[str], Tensor] | None) -> float | None:
+def p_value(first: PerUser | None, other: PerUser | None) -> float | None:
+    """Of a paired t-test over users; None where the users differ or there is nothing to test."""
     if first is None or other is None or first[0] != other[0]:
         return None
     return paired_p_value(first[1], other[1])

@@ -274,7 +274,8 @@ class _Node(ExternalGenerationNode):
         """The next of the start designs; None when enough designs have been tried."""
         taken = {*self._seen(), *(suggestion.point for suggestion in pending)}
         # Loss weights tried at one architecture (a λ grid) say nothing about bits: only architectures count.
-        if len({point.bits for point in taken}) < len(self.start):
+        counted = {point.bits for point in taken} if self._space.bits else taken
+        if len(counted) < len(self.start):
             for place, point in enumerate(self.start):
                 if point not in taken:
                     return Suggestion(point, place % len(self._proposer.costs))

@@ -60,5 +60,6 @@ def _walked(space: SearchSpace, options: GridOptions) -> list[Point]:
         bits = Architecture.parse(options.architecture, space.layers).bits
     except ValueError as error:
         raise BadInput(f"search.sampler_options.architecture: {error}") from error
-    weights_alone = SearchSpace(1, slots=1, weights=space.weights)
-    return [Point(bits, point.weights) for point in weights_alone.points() if point.bits == (0,)]
+    if not space.weights:
+        return [Point(bits)]
+    return [Point(bits, point.weights) for point in SearchSpace(0, weights=space.weights).points()]

@@ -13,6 +13,8 @@ Every component k(x, x') has mean diagonal 1 over uniformly drawn points, so tha
 | hamming-r | exp(-r h/d), h bits differ |
 | weights | mean over λ of ρ = exp(-(λ-λ')²/(2·1.5²)) |
 
+Without bits (a baseline's settings) these are the mean of all ρ, their product, and each ρ by itself.
+
 Loss weights modulate: ½(1+ρ) on the linear parts (the i-th weight on the i-th slot, their mean on the others'),
 the product of all ρ on the Hamming parts.
 """
@@ -50,6 +52,9 @@ class StructuredKernels:
         self._depth_cll = torch.stack([torch.eye(space.layers, dtype=torch.float64), *smooth])
         steps = torch.arange(max(map(len, space.weights.values()), default=1), dtype=torch.float64)
         self._rho = torch.exp(-((steps[:, None] - steps) ** 2) / (2 * LEVEL_SCALE**2))
+        if not space.bits:
+            self.names = ["weights", "together", *(f"level-{i}" for i in self._free)]
+            return
         pairs = itertools.combinations(range(space.bits), 2)
         near = [(i, j) for i, j in pairs if j // space.slots - i // space.slots <= 1]
         self._near = torch.tensor(near, dtype=torch.long).reshape(-1, 2).T
@@ -65,6 +70,9 @@ class StructuredKernels:
         """Every component between two sets of encoded points: [B, n, m], float64."""
         left_z, right_z = 1 - 2 * left_nd[:, : self._d], 1 - 2 * right_md[:, : self._d]
         rho_wnm = self._level_correlations(left_nd[:, self._d :], right_md[:, self._d :])
+        if not self._d:
+            mean = rho_wnm.mean(0) if len(rho_wnm) else rho_wnm.prod(0)
+            return torch.stack([mean, rho_wnm.prod(0), *rho_wnm])
         inner = left_z @ right_z.T
         parts = list(self._linear(left_z, right_z, rho_wnm))
         if self._d > 1:
@@ -78,6 +86,8 @@ class StructuredKernels:
 
     def diagonal(self, points_nd: Tensor) -> Tensor:
         """k(x, x) of every component: [B, n]. It differs from 1 for the smooth ones alone."""
+        if not self._d:
+            return torch.ones(len(self), len(points_nd), dtype=torch.float64)
         z_snl = self._by_slot(1 - 2 * points_nd[:, : self._d])
         smooth = torch.einsum("snl,clm,snm->cn", z_snl, self._depth_cll, z_snl) / self._d
         ones = torch.ones(len(self) - len(smooth), len(points_nd), dtype=torch.float64)

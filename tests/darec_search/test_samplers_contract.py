@@ -17,6 +17,7 @@ SPACES = {
     "one_layer": SearchSpace(1),
     "weights": SearchSpace(2, weights={"align": [0.1, 0.5, 1.0], "collaborative": [0.5]}),
     "two_points": SearchSpace(1, slots=1),
+    "levels": SearchSpace(0, weights={"learning_rate": [1e-4, 1e-3], "hidden": [32, 64, 128]}),
 }
 Result = tuple[Point, float | None]
 QUICK = {"prob_reparam": {"starts": 4, "samples": 8, "steps": 5, "fit_steps": 5}}
@@ -34,7 +35,8 @@ def space(request: pytest.FixtureRequest) -> SearchSpace:
 
 
 def objective(point: Point) -> float:
-    return sum(point.bits[::3]) - 0.5 * sum(point.bits[1::3]) + sum(point.weights.values()) + 0.02 * point.bits[-1]
+    of_bits = sum(point.bits[::3]) - 0.5 * sum(point.bits[1::3]) + 0.02 * sum(point.bits[-1:])
+    return of_bits + sum(point.weights.values())
 
 
 def replay(sampler: Sampler, results: Sequence[Result]) -> Sampler:

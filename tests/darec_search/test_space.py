@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 from darec_search.space import WEIGHTS, Point, SearchSpace
 
 levels = st.lists(st.floats(0, 10, allow_nan=False), min_size=1, max_size=6, unique=True).map(sorted)
-spaces = st.builds(
-    SearchSpace,
-    layers=st.integers(1, 6),
-    slots=st.integers(1, 3),
-    weights=st.dictionaries(st.sampled_from(WEIGHTS), levels, max_size=3),
+spaces = st.one_of(
+    st.builds(
+        SearchSpace,
+        layers=st.integers(1, 6),
+        slots=st.integers(1, 3),
+        weights=st.dictionaries(st.sampled_from(WEIGHTS), levels, max_size=3),
+    ),
+    st.builds(SearchSpace, st.just(0), weights=st.dictionaries(st.sampled_from(WEIGHTS), levels, min_size=1)),
 )
 
 

@@ -23,7 +23,7 @@ from trainer.training.darec import DARecTask
 from trainer.training.divergence import LossWatch
 from trainer.training.evaluation import stream_tokens
 from trainer.training.loop import Training
-from trainer.training.warm import Materials, Warm
+from trainer.training.warm import Judged, Materials, Warm
 from trainer.training.workers import Workers, default_device
 
 _BATCHES = 64
@@ -76,7 +76,7 @@ class Probe:
 
 
 def probe(config: RunConfig, warm: Warm, device: str | None = None) -> Probe:
-    """Measure a training of DARec: model, data and device are its own, and nothing of it is kept.
+    """Measure a training of DARec or of a baseline: model, data and device are its own, and nothing of it is kept.
 
     What all trainings share (tokens, hard negatives, the built-in backbone) is built in `config.cache` if it is not
     there.
@@ -91,9 +91,10 @@ def probe(config: RunConfig, warm: Warm, device: str | None = None) -> Probe:
         torch.OutOfMemoryError, RuntimeError: if a batch does not fit the memory.
     """
     device = device or default_device()
-    whole = warm.materials(config)
-    users = len(whole.validation.targets)
-    materials, timed = _with_fewer_users(whole, max(64, config.optimization.batch_size), config.data.max_items)
+    materials = warm.of(config)
+    timed = users = len(materials.validation.targets)
+    if isinstance(materials, Materials):
+        materials, timed = _with_fewer_users(materials, max(64, config.optimization.batch_size), config.data.max_items)
     with tempfile.TemporaryDirectory(prefix="darec-search-probe-") as scratch:
         started = time.perf_counter()
         training = Training(config, materials, Path(scratch), device, Workers(0, 1))
@@ -118,9 +119,15 @@ def probe(config: RunConfig, warm: Warm, device: str | None = None) -> Probe:
         users_timed=timed,
         checkpoint_bytes=saved,
         model_bytes=sum(tensor.numel() * tensor.element_size() for tensor in training.best.values()),
-        backbone_bytes=_bytes(Path(materials.backbone.name)) if is_local(materials.backbone.name) else 0,
+        backbone_bytes=_backbone_bytes(materials),
         memory_bytes=replace(memory, high=max(memory.high, peak)),
     )
+
+
+def _backbone_bytes(materials: Judged) -> int:
+    if not isinstance(materials, Materials) or not is_local(materials.backbone.name):
+        return 0
+    return _bytes(Path(materials.backbone.name))
 
 
 def _bytes(folder: Path) -> int:
@@ -141,9 +148,10 @@ def _with_fewer_users(materials: Materials, count: int, max_items: int) -> tuple
     return replace(materials, validation=fewer), len(chosen)
 
 
-def _chosen(training: Training, materials: Materials) -> list[int]:
-    """Numbers of the shortest, the middle and the longest of the first batches, by tokens."""
-    assert isinstance(training.task, DARecTask)
+def _chosen(training: Training, materials: Judged) -> list[int]:
+    """Numbers of the shortest, the middle and the longest of the first batches, by tokens; a baseline's are alike."""
+    if not isinstance(training.task, DARecTask) or not isinstance(materials, Materials):
+        return [0, (training.task.steps_per_epoch - 1) // 2, training.task.steps_per_epoch - 1]
     lengths = materials.packer.lengths
     batches = islice(training.task.planner.epoch(0), _BATCHES)
     tokens = [int((lengths[batch.inputs] + 1).sum() + (lengths[batch.align_items] + 1).sum()) for batch in batches]
