@@ -14,7 +14,8 @@ from pathlib import Path
 
 from darec_search import weights
 from darec_search.config import StudyConfig
-from darec_search.study import Study, Trial, full_fidelity, trial_fidelity
+from darec_search.fidelities import full_fidelity, trial_fidelity
+from darec_search.study import Study, Trial
 from darec_search.trial import SEARCH_STAGES, Fidelity, Stage, TrialSpec
 from trainer.training.attempts import ATTEMPTS, KILLED, Attempt, Held, end_open, in_lines, recorded
 from trainer.training.result import RunResult

@@ -9,8 +9,8 @@ import torch
 
 from darec_search.budget import final_held, unit, units
 from darec_search.config import StudyConfig
+from darec_search.fidelities import full_fidelity, trial_fidelity
 from darec_search.planning import Plan
-from darec_search.study import full_fidelity, trial_fidelity
 from darec_search.trial import Fidelity
 from darec_search.winner import seeds_each
 from trainer.config import RunConfig

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from study_folders import LEVELS, ask, fail, final_run, finish, new_study, whole_study
+from study_folders import LEVELS, ask, fail, final_run, finish, new_study, stop_after, whole_study
 
 from darec_search import promotion
 from darec_search.budget import Allowance, final_hours, keep_final_attempts, ledger, promotion_share, trial_hours
@@ -46,17 +46,6 @@ def run(study, slots=3, on_event=lambda event: None):
     with SimulatedRunner(study, outcome, slots) as runner:
         left_out = search(study, runner, on_event)
         return left_out, promotion.retest(study, runner, on_event, left_out=left_out)
-
-
-def stop_after(events):
-    left = [events]
-
-    def observe(event):
-        if left[0] == 0:
-            raise Stopped("SIGTERM")
-        left[0] -= 1
-
-    return observe
 
 
 def asked(study):
