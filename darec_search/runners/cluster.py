@@ -93,24 +93,39 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def lanes_that_fit(lanes: int, cpus: float, gpus: float) -> int:
+def lanes_that_fit(lanes: int, cpus: float, gpus: float, workers: int = 1) -> int:
     """How many of the lanes asked for the connected cluster has room for.
+
+    Args:
+        lanes: asked for.
+        cpus: of each lane.
+        gpus: of each lane.
+        workers: of each lane, which share its CPUs and GPUs; they may be on several nodes.
 
     Raises:
         BadInput: if there is room for none.
     """
     nodes = _nodes()
-    room = sum(_room(node, cpus, gpus) for node in nodes)
+    room = sum(_room(node, cpus / workers, gpus / workers) for node in nodes) // workers
     if room == 0:
-        largest = max(((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes), default=(0, 0))
-        raise BadInput(
-            f"resources: a lane needs {cpus:g} CPUs and {gpus:g} GPUs on one node, the largest node of the Ray cluster "
-            f"has {largest[0]:g} and {largest[1]:g}; lower cpus_per_lane or gpus_per_lane, use a larger cluster, or "
-            "set resources.autoscaling if it gets nodes when they are asked for"
-        )
+        raise _no_room(nodes, cpus, gpus, workers)
     if room < lanes:
         logger.warning("the Ray cluster has room for %d of %d lanes; going on with %d", room, lanes, room)
     return min(room, lanes)
+
+
+def _no_room(nodes: list[dict[str, float]], cpus: float, gpus: float, workers: int) -> BadInput:
+    largest = max(((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes), default=(0, 0))
+    needs = f"{cpus:g} CPUs and {gpus:g} GPUs on one node"
+    remedy = "lower cpus_per_lane or gpus_per_lane"
+    if workers > 1:
+        needs = f"{workers} workers of {cpus / workers:g} CPUs and {gpus / workers:g} GPUs"
+        remedy = "lower workers_per_lane, cpus_per_lane or gpus_per_lane"
+    return BadInput(
+        f"resources: a lane needs {needs}, and the Ray cluster, whose largest node has {largest[0]:g} and "
+        f"{largest[1]:g}, has no room for that; {remedy}, use a larger cluster, or set resources.autoscaling if it "
+        "gets nodes when they are asked for"
+    )
 
 
 def check_final_run(promotion: PromotionConfig) -> None:

@@ -56,7 +56,9 @@ class RayTuneRunner(Runner):
         if resources.autoscaling:
             self.slots = resources.lanes  # each begins when its node is there; an autoscaler adds nodes for what waits
         else:
-            self.slots = lanes_that_fit(resources.lanes, resources.cpus_per_lane, resources.gpus_per_lane)
+            self.slots = lanes_that_fit(
+                resources.lanes, resources.cpus_per_lane, resources.gpus_per_lane, resources.workers_per_lane
+            )
             check_final_run(study.config.promotion)
         self._study = study
         self._under_way: set[str] = set()
@@ -66,9 +68,11 @@ class RayTuneRunner(Runner):
         self._scratch = study.folder.absolute() / "ray"
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._exchange: Any = (
-            ray.remote(Exchange).options(num_cpus=0, resources=_here()).remote(attempts=resources.attempts)
+            ray.remote(Exchange)
+            .options(num_cpus=0, resources=_here())
+            .remote(resources.attempts, [f"lane-{number}" for number in range(self.slots)], resources.idle_s)
         )
-        self._lanes = Lanes(self._exchange, self.slots, resources.cpus_per_lane, resources.gpus_per_lane, self._scratch)
+        self._lanes = Lanes(self._exchange, resources, self._scratch)
         self._tune = threading.Thread(target=self._run_tune, name="tune", daemon=True)
         self._tune.start()
 
@@ -87,7 +91,8 @@ class RayTuneRunner(Runner):
             "stoppable": spec.stage in SEARCH_STAGES and self._study.config.search.early_stopping != "none",
             "attempt": 1,
         }
-        ray.get(self._exchange.submit.remote(job))  # waits, since calls may overtake each other
+        for lane in ray.get(self._exchange.submit.remote(job)):  # waits, since calls may overtake each other
+            self._lanes.start(lane)
         architecture = Architecture(spec.bits).text
         self._points.put(
             {"trial": spec.id, "architecture": architecture, "seed": spec.seed, **spec.weights, "job": job}

@@ -9,11 +9,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 import real_studies
-from real_studies import real_study
+from real_studies import lane_pids, pid_of, real_study
 
 from darec_search import runners
 from darec_search.budget import final_hours
@@ -37,17 +36,6 @@ def folder(tmp_path_factory):
     """Data and cache of this file's studies; the Ray that the first of them starts serves all."""
     yield tmp_path_factory.mktemp("real")
     disconnect()
-
-
-def pid_of(worker: str) -> int:
-    """The process in a worker's name, `lane-0/pid-123@host`."""
-    return int(worker.split("pid-")[1].split("@")[0])
-
-
-def lane_pids() -> set[int]:
-    """Living processes of Ray Train workers under this one."""
-    children = psutil.Process().children(recursive=True)
-    return {child.pid for child in children if any("RayTrainWorker" in part for part in child.cmdline())}
 
 
 def test_trials_run_on_warm_lanes_and_survive_a_killed_worker(folder, measured):
