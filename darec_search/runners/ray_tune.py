@@ -21,7 +21,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from darec_search.runners.base import DoneEvent, Event, RowEvent, Runner
-from darec_search.runners.cluster import check_final_run, connect, disconnect, lanes_that_fit
+from darec_search.runners.cluster import check_final_run, connect, disconnect, room_for_lanes
 from darec_search.runners.exchange import Exchange
 from darec_search.runners.lanes import Lanes
 from darec_search.runners.tune_trial import drive_trial
@@ -56,9 +56,7 @@ class RayTuneRunner(Runner):
         if resources.autoscaling:
             self.slots = resources.lanes  # each begins when its node is there; an autoscaler adds nodes for what waits
         else:
-            self.slots = lanes_that_fit(
-                resources.lanes, resources.cpus_per_lane, resources.gpus_per_lane, resources.workers_per_lane
-            )
+            self.slots = room_for_lanes(resources)
             check_final_run(study.config.promotion)
         self._study = study
         self._under_way: set[str] = set()

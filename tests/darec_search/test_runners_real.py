@@ -16,10 +16,10 @@ from real_studies import lane_pids, pid_of, real_study
 
 from darec_search import runners
 from darec_search.budget import final_hours
-from darec_search.config import PromotionConfig
+from darec_search.config import PromotionConfig, ResourcesConfig
 from darec_search.controller import search
 from darec_search.runners.base import DoneEvent, RowEvent
-from darec_search.runners.cluster import check_final_run, connect, disconnect, lanes_that_fit
+from darec_search.runners.cluster import check_cluster, check_final_run, connect, disconnect, room_for_lanes
 from darec_search.runners.final import run_final
 from darec_search.runners.lanes import lane_gaps
 from darec_search.study import Study
@@ -123,10 +123,10 @@ def test_a_stopped_trial_gives_its_lane_to_the_next(folder):
 
 def test_a_running_cluster_is_joined_and_its_room_respected(folder, caplog):
     connect(real_study(folder, "joined").config)
-    assert lanes_that_fit(5, 1, 0) == 2
+    assert room_for_lanes(ResourcesConfig(lanes=5)) == 2
     assert "room for 2 of 5 lanes" in caplog.text
     with pytest.raises(BadInput, match="a lane needs 1 CPUs and 1 GPUs"):
-        lanes_that_fit(1, 1, 1)
+        room_for_lanes(ResourcesConfig(gpus_per_lane=1))
     with pytest.raises(BadInput, match="room for 2"):
         check_final_run(PromotionConfig(num_workers=3))
     script = (
@@ -138,6 +138,13 @@ def test_a_running_cluster_is_joined_and_its_room_respected(folder, caplog):
         "print(ray.get_runtime_context().gcs_address)\n"
     )
     address = ray.get_runtime_context().gcs_address
+    check_cluster(real_study(folder, "fits", resources={"address": address}).config)
+    with pytest.raises(BadInput, match="a lane needs 3 workers, each 1 CPUs"):
+        check_cluster(
+            real_study(
+                folder, "too_wide", resources={"address": address, "cpus_per_lane": 3, "workers_per_lane": 3}
+            ).config
+        )
     other = subprocess.run(
         [sys.executable, "-c", script, address], capture_output=True, text=True, timeout=60, check=False
     )
