@@ -163,11 +163,14 @@ def _nodes() -> list[Node]:
 
 def _nodes_at(address: str) -> list[Node]:
     """The nodes of a cluster that this process has not joined."""
-    from ray._raylet import GcsClient
-    from ray.core.generated.gcs_pb2 import GcsNodeInfo
+    from ray import _raylet
+    from ray.core.generated import gcs_pb2
 
+    ray_core: Any = _raylet
+    messages: Any = gcs_pb2
     try:
-        found = GcsClient(address=address).get_all_node_info(timeout=_ANSWER_S, state_filter=GcsNodeInfo.ALIVE)
+        client = ray_core.GcsClient(address=address)
+        found = client.get_all_node_info(timeout=_ANSWER_S, state_filter=messages.GcsNodeInfo.ALIVE)
     except Exception as error:  # whatever Ray raises, the cluster has not told
         raise _no_answer(address, " ".join(str(error).split())[:200]) from error
     return [dict(node.resources_total) for node in found.values()]

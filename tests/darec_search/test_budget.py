@@ -222,6 +222,21 @@ def test_what_a_lost_attempt_of_a_trial_under_way_took_counts_at_once(tmp_path):
     assert not allowance.search_goes_on(searched_trial[:1], [under_way])
 
 
+def test_workers_that_share_a_trial_share_its_hours(tmp_path):
+    def retests(name, seconds, **resources):
+        study = new_study(
+            tmp_path / name, layers=2, search={"sampler": "random", "epochs": 2},
+            promotion={"candidates": 1, "epochs": 4}, budget={"hours": 20}, resources=resources,
+        )  # fmt: skip
+        trial = finish(study, ask(study, (0,) * 6, 0.1, "architecture"), 0.1, 0.0, seconds=seconds)
+        assert trial_hours(study.config, trial) == pytest.approx(1.0)
+        return Allowance(study, [trial]).retests(trial.spec.fidelity)
+
+    # 20 hours: 1 is spent, and three trainings of twice as many passes are to follow, one of them on a single worker
+    assert retests("one", HOUR) == 13
+    assert retests("two", HOUR / 2, cpus_per_lane=2, workers_per_lane=2) == 13
+
+
 def test_the_plan_says_which_part_is_the_promotions(tmp_path):
     study = limited(tmp_path / "s", 10.0, levels=[0.1], trials=12)
     # 12 trials and 12 re-tests of one pass each; three trainings of four passes
