@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
-from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
 from darec_search.config import ResourcesConfig
 from darec_search.runners.train_run import one_line, train_run
@@ -27,17 +26,27 @@ from trainer.worker import LaneConfig, lane_worker
 logger = logging.getLogger(__name__)
 
 
-class LaneWatch(ray.train.UserCallback):
-    """Tells the exchange about a dead worker as soon as Ray Train's controller sees it."""
+class LaneWatch(WorkerGroupCallback):
+    """Tells the exchange that a lane has lost a worker, once all of its workers have ended.
+
+    Another lane may go on with the trial then: of several workers, the living ones might still write to its folder.
+    """
 
     def __init__(self, exchange: Any, lane: str) -> None:
         self._exchange = exchange
         self._lane = lane
+        self._reason: str | None = None
 
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Called in the process of Train's controller, before the worker is replaced."""
-        reason = "; ".join(one_line(error) for error in worker_exceptions.values())
-        self._exchange.lost.remote(self._lane, reason)
+    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
+        """Called in the process of Train's controller, every time that it has looked at the workers."""
+        if worker_group_status.errors:
+            self._reason = "; ".join(one_line(error) for error in worker_group_status.errors.values())
+
+    def after_worker_group_shutdown(self, worker_group_context: Any) -> None:
+        """Called there before the workers are replaced."""
+        if self._reason is not None:
+            self._exchange.lost.remote(self._lane, self._reason)
+            self._reason = None
 
 
 class LaneHandle(ControllerCallback):
