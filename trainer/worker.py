@@ -96,7 +96,7 @@ def lane_worker(config: LaneConfig) -> None:
     for job in _jobs(config["exchange"], config["lane"], worker, workers):
         folder = run_folder(job["folder"], job["url"], job["config"])
         try:
-            result = _run_job(config, job, folder, warm, worker, device)
+            result = run_job(config, job, folder, warm, worker, device)
         except NoSpace as error:  # no other trial would fare better, and this one shall go on when there is room
             ray.get(config["exchange"].halt.remote(str(error)))
             return
@@ -106,8 +106,22 @@ def lane_worker(config: LaneConfig) -> None:
             _refuse_to_go_on(job["id"], result, workers)
 
 
-def _run_job(config: LaneConfig, job: Job, folder: Path, warm: Warm, worker: str, device: str) -> RunResult:
-    """One run of a lane, on all its workers at once."""
+def run_job(config: LaneConfig, job: Job, folder: Path, warm: Warm, worker: str, device: str) -> RunResult:
+    """One run of a lane, on all its workers at once.
+
+    Args:
+        config: the lane's.
+        job: the run.
+        folder: where this machine works on it.
+        warm: what this worker keeps between runs.
+        worker: this worker's name.
+        device: where it trains.
+
+    Raises:
+        Parted: if this worker came to the end of the run alone. Where it lacked memory, its result stands: the run
+            would end so again.
+        NoSpace, StorageError: as `run`.
+    """
     rank = Workers.current().rank
     stacks = folder / (f"stacks-{rank}.txt" if rank else "stacks.txt")
     try:
@@ -126,7 +140,7 @@ def _run_job(config: LaneConfig, job: Job, folder: Path, warm: Warm, worker: str
                 url=job["url"],
             )
     except Parted as error:
-        if error.result.status == "out_of_memory":  # it would be again: the exchange finds this when the lane is gone
+        if error.result.status == "out_of_memory":  # the exchange finds it when the lane is gone
             write_atomic(folder / "result.json", error.result.model_dump_json(indent=2))
             if job["url"] is not None:
                 SharedRun(job["url"], folder).publish_result(error.result)

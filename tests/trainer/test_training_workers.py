@@ -15,6 +15,7 @@ from trainer.training.result import RunResult, Stop
 from trainer.training.run import Parted, run
 from trainer.training.warm import Judged, Warm
 from trainer.training.workers import Workers
+from trainer.worker import Job, LaneConfig, run_job
 
 
 class Killed(BaseException):
@@ -115,13 +116,18 @@ def _failed_in_two_ways(config: RunConfig, folder: Path) -> None:
 
 
 def _failed_alone(config: RunConfig, folder: Path, workers: Workers) -> None:
-    """A worker that fails alone writes no result, and neither does the one who waits for it; each says so."""
+    """A worker that fails alone says so, and so does the one that waits for it; only a lack of memory is a result."""
+    lane: LaneConfig = {"exchange": None, "lane": "lane-0", "threads": 1, "cpus": 2.0, "gpus": 0.0}
+    job: Job = {
+        "id": "parted", "config": config.model_dump(mode="json"), "folder": str(folder), "url": None,
+        "time_limit_s": 100.0, "keep_model": False, "stoppable": False, "attempt": 1,
+    }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer.training.run._ALONE_S", 0.5)
-        with pytest.raises(Parted, match=f"worker {workers.rank} ended as failed"):
-            run(config, folder, warm=_Failing(None, KeyError("mine")), device="cpu")
+        with pytest.raises(Parted, match=f"worker {workers.rank} ended as {('failed', 'out_of_memory')[workers.rank]}"):
+            run_job(lane, job, folder, _Failing(None, torch.OutOfMemoryError("no room")), "lane-0", "cpu")
     if workers.rank == 1:
-        os._exit(0)  # its own way out; without it, the other would wait in a collective
+        os._exit(0)  # without it, the other would wait in a collective
 
 
 def _worker(rank: int, world: int, folder: str, configs: dict[str, RunConfig]) -> None:
@@ -167,7 +173,8 @@ def test_two_workers_train_what_one_trains(tmp_path):
     stopped = result_in(tmp_path / "stopped")
     assert (stopped.status, stopped.reason) == ("pruned", "enough")
     assert result_in(tmp_path / "memory").status == "out_of_memory"
-    assert not (tmp_path / "parted" / "result.json").exists()
+    parted = result_in(tmp_path / "parted")
+    assert (parted.status, parted.curve) == ("out_of_memory", [])
 
 
 def result_in(folder: Path) -> RunResult:
