@@ -91,10 +91,11 @@ class Exchange:
 
     async def submit(self, job: Job) -> list[str]:
         """Queue a trial unless it is known; the lanes that have to be started for it."""
-        if job["id"] not in self._entries:
-            self._entries[job["id"]] = _Entry(job)
-            self._queue.append(job["id"])
-            await self._notify()
+        if job["id"] in self._entries:
+            return []
+        self._entries[job["id"]] = _Entry(job)
+        self._queue.append(job["id"])
+        await self._notify()
         called = []
         while self._home and len(self._called) < self._unfinished():
             called.append(self._home.pop(0))
@@ -151,7 +152,7 @@ class Exchange:
         await self._until(lambda: self._closed or bool(self._queue), min(wait_s, left_s))
         if self._closed or not self._queue:
             return {"closed": self._closed or self._sent_home(lane), "job": None}
-        del self._idle_since[lane]
+        self._idle_since.pop(lane, None)
         trial = self._queue.popleft()
         entry = self._entries[trial]
         entry.taken_at = time.time()
@@ -209,13 +210,14 @@ class Exchange:
 
     def _sent_home(self, lane: str) -> bool:
         """Whether an idle lane has been idle for long and is not needed; it is not counted on any more then."""
-        if time.monotonic() - self._idle_since[lane] < self._idle_s:
+        if time.monotonic() - self._idle_since.get(lane, math.inf) < self._idle_s:
             return False
         del self._idle_since[lane]
-        if lane not in self._called or len(self._called) <= self._unfinished():
-            return False
-        self._called.remove(lane)
-        self._home.append(lane)
+        if lane in self._called:
+            if len(self._called) <= self._unfinished():
+                return False
+            self._called.remove(lane)
+            self._home.append(lane)
         return True
 
     async def _tell(self, kind: str, trial: str, content: dict[str, Any]) -> None:
