@@ -71,8 +71,10 @@ def test_trials_run_on_warm_lanes_and_survive_a_killed_worker(folder, measured):
 
 
 @pytest.mark.cluster
-def test_a_trial_beyond_its_time_limit_is_recorded_and_the_lane_goes_on(folder):
-    study = real_study(folder, "limit", resources={"lanes": 1, "trial_time_limit_s": 8})
+@pytest.mark.parametrize("workers", [2, 1])
+def test_a_trial_beyond_its_time_limit_is_recorded_and_the_lane_goes_on(folder, workers):
+    lane = {"lanes": 1, "cpus_per_lane": workers, "workers_per_lane": workers}
+    study = real_study(folder, f"limit-{workers}", resources={**lane, "trial_time_limit_s": 16})
     design = study.space.decode([0] * study.space.bits)
     short, endless = (
         make_spec(study.id, number, "joint", design, 0, Fidelity(users_fraction=1, epochs=epochs))
@@ -86,9 +88,10 @@ def test_a_trial_beyond_its_time_limit_is_recorded_and_the_lane_goes_on(folder):
         while len(ended) < 2:
             ended += [event.result for event in runner.wait() if isinstance(event, DoneEvent)]
     assert [result.status for result in ended] == ["timed_out", "finished"]
-    assert "most recent call first" in (study.trial_folder(endless.id) / "stacks.txt").read_text()
+    for file in ("stacks.txt", "stacks-1.txt")[:workers]:
+        assert "most recent call first" in (study.trial_folder(endless.id) / file).read_text()
     assert study.trial(endless.id).status == "timed_out"
-    assert not (study.trial_folder(short.id) / "stacks.txt").exists()
+    assert not list(study.trial_folder(short.id).glob("stacks*"))
 
 
 @pytest.mark.cluster

@@ -19,10 +19,10 @@ from darec_search.trial import Fidelity, TrialSpec, make_spec
 from trainer.training.result import Stop
 from trainer.training.run import run
 
-PATIENCE_S = 90.0
+PATIENCE_S = 180.0
 ENOUGH = Stop(reason="enough")
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
