@@ -15,10 +15,11 @@ import numpy as np
 from pydantic import Field
 
 from darec_search.arms import search_values
+from darec_search.fidelities import full_fidelity, trial_fidelity
 from darec_search.promotion import next_number
 from darec_search.rank_agreement import FEWEST, Agreement, agreement
 from darec_search.space import Point
-from darec_search.study import Study, Trial, full_fidelity, trial_fidelity
+from darec_search.study import Study, Trial
 from darec_search.trial import Fidelity, TrialSpec, make_spec
 from darec_search.variants import VARIANTS
 from trainer.architecture import Architecture

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from darec_search import weights
 from darec_search.config import StudyConfig
-from darec_search.study import Study, Trial, full_fidelity, trial_fidelity
+from darec_search.fidelities import full_fidelity, trial_fidelity
+from darec_search.study import Study, Trial
 from darec_search.trial import SEARCH_STAGES, Fidelity, Stage, TrialSpec
 from trainer.training.attempts import ATTEMPTS, KILLED, Attempt, Held, end_open, in_lines, recorded
 from trainer.training.result import RunResult
@@ -214,10 +215,10 @@ class Allowance:
 
 
 def _on_all_users(config: StudyConfig, rate: float) -> float:
-    """Hours that winner and two fixed arms are expected to take; workers of the final run share its work."""
-    lane, final = config.resources.held, final_held(config)
+    """Hours that winner and two fixed arms are expected to take; workers of a run share its work."""
+    final = final_held(config)
     workers = 1 if config.resources.runner == "local" else config.promotion.num_workers
-    a_worker = units(config, final) / workers / units(config, lane)
+    a_worker = units(config, final) / workers / units(config, config.resources.each)
     return rate * full_fidelity(config).cost * (2 + a_worker)
 
 

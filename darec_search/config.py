@@ -183,9 +183,19 @@ class ResourcesConfig(Section):
         None,
         description="Ray cluster to join (`auto` or host:port); RAY_ADDRESS when absent, else a Ray of its own.",
     )
-    lanes: Positive = Field(2, description="Trials at a time: warm Ray Train workers.")
+    lanes: Positive = Field(2, description="Trials at a time, each on a lane: warm Ray Train workers.")
     cpus_per_lane: Annotated[float, Field(gt=0)] = Field(1, description="CPUs of a lane; also its torch threads.")
     gpus_per_lane: Annotated[float, Field(ge=0)] = Field(0, description="GPUs, or a share of one, of a lane.")
+    workers_per_lane: Positive = Field(
+        1,
+        description="Workers that train each trial together, on even parts of the lane's CPUs and GPUs: for larger "
+        "batches, or with `execution.shard_backbone` for a backbone too large for one GPU.",
+    )
+    idle_s: Annotated[float, Field(ge=0)] = Field(
+        30,
+        description="Seconds without a trial after which a lane gives its CPUs and GPUs back; it comes again when a "
+        "trial waits for it.",
+    )
     autoscaling: bool = Field(
         False,
         description="The cluster gets more nodes when work waits for them: lanes and final run wait instead of being "
@@ -196,10 +206,28 @@ class ResourcesConfig(Section):
     )
     attempts: Positive = Field(3, description="Workers that a trial may lose before it is recorded as failed.")
 
+    @field_validator("workers_per_lane")
+    @classmethod
+    def _with_enough_for_each(cls, workers: int, info: ValidationInfo) -> int:
+        if workers > 1 and info.data.get("runner") == "local":
+            raise ValueError("the local runner trains in one process; choose `runner: ray`, or leave this out")
+        gpus = info.data.get("gpus_per_lane", 0)
+        if workers > 1 and gpus % workers:
+            raise ValueError(
+                f"the workers of a trial need whole GPUs of their own, and {gpus:g} cannot be dealt out so; set "
+                "gpus_per_lane to a multiple of workers_per_lane"
+            )
+        return workers
+
     @property
     def held(self) -> Held:
-        """What a trial holds."""
+        """What a trial holds over all its workers."""
         return Held(self.cpus_per_lane, self.gpus_per_lane)
+
+    @property
+    def each(self) -> Held:
+        """What each worker of a lane holds."""
+        return Held(self.cpus_per_lane / self.workers_per_lane, self.gpus_per_lane / self.workers_per_lane)
 
     @property
     def slots(self) -> int:

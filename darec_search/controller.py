@@ -18,10 +18,11 @@ from types import FrameType
 
 from darec_search import warm_start, weights
 from darec_search.asking import Listed, Proposed, Proposing, Source
+from darec_search.fidelities import cheaper_fidelities, trial_fidelity
 from darec_search.lease import LeaseLost
 from darec_search.runners.base import DoneEvent, Event, RowEvent, Runner
 from darec_search.space import Point, SearchSpace
-from darec_search.study import Study, Trial, cheaper_fidelities, trial_fidelity
+from darec_search.study import Study, Trial
 from darec_search.trial import Fidelity, TrialSpec
 from trainer.architecture import Architecture
 from trainer.errors import BadInput

@@ -9,8 +9,8 @@ import torch
 
 from darec_search.budget import final_held, unit, units
 from darec_search.config import StudyConfig
+from darec_search.fidelities import full_fidelity, trial_fidelity
 from darec_search.planning import Plan
-from darec_search.study import full_fidelity, trial_fidelity
 from darec_search.trial import Fidelity
 from darec_search.winner import seeds_each
 from trainer.config import RunConfig
@@ -94,8 +94,8 @@ def measured(config: StudyConfig, plan: Plan) -> Estimate:
     """
     fidelity = trial_fidelity(config)
     run = config.run_config("serial", {}, config.seed, users_fraction=fidelity.users_fraction, epochs=fidelity.epochs)
-    lane = max(1, int(config.resources.cpus_per_lane))
-    with of_threads(lane if config.resources.runner == "ray" else torch.get_num_threads()):
+    threads = max(1, int(config.resources.each.cpus))
+    with of_threads(threads if config.resources.runner == "ray" else torch.get_num_threads()):
         found = _probe(run, plan)
     return estimate(config, plan, found)
 
@@ -128,11 +128,14 @@ def _probe(run: RunConfig, plan: Plan) -> Probe:
 
 
 def _stages(config: StudyConfig, plan: Plan, found: Probe) -> tuple[Stage, ...]:
-    trial, full = (_training(config, found, fidelity(config)) for fidelity in (trial_fidelity, full_fidelity))
+    on_a_lane = 1 / config.resources.workers_per_lane
+    alone, all_users = (_training(config, found, fidelity(config)) for fidelity in (trial_fidelity, full_fidelity))
+    trial, full = _times(alone, on_a_lane), _times(all_users, on_a_lane)
     searched = trial
     if config.search.early_stopping != "none":
         # What it saves pays for more trials: it makes single trials shorter, not the search.
-        searched = Range(_training(config, found, trial_fidelity(config), epochs=1).low, trial.middle, trial.high)
+        shortest = _training(config, found, trial_fidelity(config), epochs=1).low * on_a_lane
+        searched = Range(shortest, trial.middle, trial.high)
     arms = config.promotion.most_arms
     what = "bits and λ" if config.search.strategy == "joint" else "bits"
     parts = (
@@ -145,7 +148,7 @@ def _stages(config: StudyConfig, plan: Plan, found: Probe) -> tuple[Stage, ...]:
     slots, lane = config.resources.slots, config.resources.held
     on_lanes = [_stage(config, *part, slots, lane) for part in parts if part[1][1]]
     workers = 1 if config.resources.runner == "local" else config.promotion.num_workers
-    shared = _times(full, 1 / workers)
+    shared = _times(all_users, 1 / workers)
     return (*on_lanes, _stage(config, "winner on all users", (1, 1), shared, shared, 1, final_held(config)))
 
 
@@ -206,8 +209,8 @@ def _notes(config: StudyConfig, found: Probe) -> tuple[str, ...]:
         notes.append("timed on this machine; lanes on other machines may be faster or slower")
     if resources.slots > 1 and not on_gpu:
         notes.append("timed alone on this machine; lanes side by side share its memory bandwidth")
-    if config.promotion.num_workers > 1:
-        notes.append("the workers of the final run are taken to share its work evenly")
+    if max(config.promotion.num_workers, resources.workers_per_lane) > 1:
+        notes.append("timed with one worker; several are taken to share a training's work evenly")
     notes.append("starting lanes and the sampler's thinking are not counted")
     return tuple(notes)
 

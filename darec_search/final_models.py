@@ -22,11 +22,12 @@ from torch import Tensor
 from darec_search.arms import PromotionFailed
 from darec_search.budget import keep_final_attempts
 from darec_search.digests import sha256
+from darec_search.fidelities import full_fidelity
 from darec_search.promotion import OnEvent, Promotion, next_number, run_missing
 from darec_search.runners.base import Runner
 from darec_search.runners.final import run_final
 from darec_search.space import Point
-from darec_search.study import Study, full_fidelity
+from darec_search.study import Study
 from darec_search.trial import TrialSpec, make_spec
 from darec_search.variants import VARIANTS
 from trainer.architecture import FIXED_ARMS, Architecture

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 
-from darec_search.study import Study, Trial, trial_fidelity
+from darec_search.fidelities import trial_fidelity
+from darec_search.study import Study, Trial
 from darec_search.trial import SEARCH_STAGES
 from trainer.architecture import SLOTS, Architecture
 from trainer.config import Section

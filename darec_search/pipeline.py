@@ -13,14 +13,16 @@ from darec_search import final_models, planning, promotion, runners
 from darec_search.budget import ledger
 from darec_search.config import StudyConfig
 from darec_search.controller import search, search_fidelities
+from darec_search.controlling import controlling
 from darec_search.export import export
+from darec_search.fidelities import cheaper_fidelities
 from darec_search.insight import write_insight
 from darec_search.lease import Lease
 from darec_search.promotion import Promotion
 from darec_search.report import write_report
 from darec_search.runners.base import Event, Runner
 from darec_search.space import Point
-from darec_search.study import Study, cheaper_fidelities, controlling
+from darec_search.study import Study
 from darec_search.tracking import TRACKERS
 from darec_search.tracking.base import Synced
 from darec_search.tracking.mirror import Mirror

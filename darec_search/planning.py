@@ -9,10 +9,11 @@ from darec_search import samplers, warm_start, weights
 from darec_search.arms import parse_arms
 from darec_search.config import PrepareConfig, StudyConfig
 from darec_search.credentials import resolve
+from darec_search.fidelities import cheaper_fidelities, trial_fidelity
 from darec_search.findings import Findings
-from darec_search.runners.cluster import check_address
+from darec_search.identity import check_folder
+from darec_search.runners.cluster import check_cluster
 from darec_search.space import SearchSpace
-from darec_search.study import cheaper_fidelities, check_folder, trial_fidelity
 from trainer.architecture import Architecture
 from trainer.data.dataset import Dataset, has_dataset
 from trainer.data.prepare import prepare, resolve_options
@@ -142,7 +143,7 @@ def inspect(config: StudyConfig, dataset: Dataset | None, found: Findings) -> in
     if config.tracking.enabled:
         found.collect(lambda: resolve(config.tracking.uri or "", "tracking.uri"))
     if config.resources.runner == "ray":
-        found.collect(lambda: check_address(config))
+        found.collect(lambda: check_cluster(config))
     return layers
 
 

@@ -6,23 +6,16 @@ trials/<id>/spec.json    what was asked
 trials/<id>/result.json  what came back; written once, atomically, by whoever ran it
 
 At a URL it is the same files, and this machine works on a copy: what the controller writes is published at once, what
-workers elsewhere have published is fetched. Only the holder of the study's lease writes (`controlling`).
+workers elsewhere have published is fetched. Only the holder of the study's lease writes (`controlling.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import os
-import platform
 import shutil
-import subprocess
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,23 +23,21 @@ import yaml
 from pydantic import ValidationError
 
 from darec_search.config import StudyConfig, explain, read_yaml
+from darec_search.identity import check_folder, environment_of, read_environment
 from darec_search.lease import Lease
 from darec_search.objective import objective_of
 from darec_search.shared_folder import SharedFolder
 from darec_search.space import SearchSpace
-from darec_search.trial import Fidelity, TrialSpec
+from darec_search.trial import TrialSpec
 from darec_search.variants import VARIANTS
 from trainer.architecture import Architecture
 from trainer.config import RunConfig
 from trainer.errors import BadInput
-from trainer.storage import Folder, is_url, local_path, reached
+from trainer.storage import is_url, local_path, reached
 from trainer.training.result import RunResult, write_atomic
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
-
-_READ_BY_CHECKS = ("environment.json", "warm_start.json")
-_PACKAGES = ("darec-search", "torch", "ray", "transformers", "botorch", "ax-platform", "optuna", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -121,7 +112,7 @@ class Study:
         """
         folder = config.folder
         check_folder(config, fingerprint, layers)
-        environment = _environment(config, fingerprint, layers)
+        environment = environment_of(config, fingerprint, layers)
         try:
             # The environment goes first: it is what tells a study that was killed here from a folder of something else.
             write_atomic(folder / "environment.json", json.dumps(environment, indent=2))
@@ -156,7 +147,7 @@ class Study:
             config = StudyConfig.model_validate({**read_yaml(folder / "study.yaml"), "output": str(location)})
         except ValidationError as error:
             raise BadInput(explain(error, str(folder / "study.yaml"))) from error
-        return cls(folder, config, _read_environment(folder))
+        return cls(folder, config, read_environment(folder))
 
     @property
     def id(self) -> str:
@@ -313,206 +304,8 @@ class Study:
         return result
 
 
-@contextmanager
-def controlling(config: StudyConfig) -> Iterator[Lease]:
-    """Be a study's only controller, on whatever machine, with its folder as the last one left it.
-
-    Raises:
-        BadInput: if another process is at work on the study, or its folder cannot be used.
-        LeaseLost: if another controller takes over meanwhile.
-    """
-    shared = SharedFolder(config.url) if config.url else None
-    where = config.location
-    try:
-        with reached():
-            if shared is not None:
-                shared.store.require_create()
-            lease = Lease.take(Folder(config.folder) if shared is None else shared.store, where)
-    except OSError as error:
-        raise BadInput(f"{where}: the study folder cannot be written ({error.strerror})") from error
-    try:
-        if shared is not None:
-            with reached():
-                shared.pull(exactly=True)
-        yield lease
-    except KeyboardInterrupt:
-        if lease.lost:  # which is what interrupted
-            lease.confirm()
-        raise
-    finally:
-        lease.release()
-
-
-def check_folder(config: StudyConfig, fingerprint: str, layers: int) -> None:
-    """Check that the study folder is free or holds this very study; changes nothing.
-
-    Raises:
-        BadInput: if it holds another study or something else.
-    """
-    found = _looked_into(config)
-    if "environment.json" in found:
-        old = _read_environment(config.folder)["identity"]
-        _refuse_another(config.location, old, identity(config, fingerprint, layers))
-    elif found:
-        raise BadInput(f"{config.location}: is not empty and holds no study; choose another `output`")
-
-
-def _looked_into(config: StudyConfig) -> list[str]:
-    """What the study folder holds; of one at a URL, what checks read is copied here."""
-    if config.url is None:
-        folder = config.folder
-        if folder.exists() and not folder.is_dir():
-            return [folder.name]
-        names = [file.name for file in folder.iterdir()] if folder.exists() else []
-    else:
-        shared = SharedFolder(config.url)
-        shared.store.require_create()
-        with reached():
-            for name in _READ_BY_CHECKS:
-                shared.pull(name)
-            names = shared.store.names("")
-    return [name for name in names if name[0] != "."]  # hidden: the lease, or what a crash left of an atomic write
-
-
 def best_trial(trials: Iterable[Trial], objective: str = "mrr") -> Trial | None:
     """The finished trial of the searched model with the highest objective (the luckiest, not a recommendation)."""
     values = [(trial.search_value(objective), trial) for trial in trials if trial.spec.stage != "variant"]
     finished = [(value, -trial.spec.number, trial) for value, trial in values if value is not None]
     return max(finished, key=lambda entry: entry[:2])[2] if finished else None
-
-
-def _environment(config: StudyConfig, fingerprint: str, layers: int) -> dict[str, Any]:
-    """The environment of the first start; a later one in other surroundings is added to `resumed_with`."""
-    surroundings = _surroundings()
-    if not (config.folder / "environment.json").exists():
-        own = identity(config, fingerprint, layers)
-        known = {"fingerprint": fingerprint, "layers": layers, "identity": own}
-        return {"study": _digest(own), **known, **surroundings}
-    environment = _read_environment(config.folder)
-    starts = [environment, *environment.get("resumed_with", [])]
-    if any(starts[-1].get(name) != value for name, value in surroundings.items()):
-        environment["resumed_with"] = [*starts[1:], surroundings]
-    return environment
-
-
-def trial_fidelity(config: StudyConfig) -> Fidelity:
-    """How much of the full training a trial of a study's search gets."""
-    return Fidelity(
-        users_fraction=config.data.search_fraction, epochs=config.search.epochs or config.optimization.epochs
-    )
-
-
-def full_fidelity(config: StudyConfig) -> Fidelity:
-    """How much training the winner and the fixed arms get: all users."""
-    return Fidelity(users_fraction=1.0, epochs=config.promotion.epochs or config.optimization.epochs)
-
-
-def cheaper_fidelities(config: StudyConfig) -> list[Fidelity]:
-    """The cheaper fidelities that the search may choose, dearest first.
-
-    Raises:
-        BadInput: if one is not cheaper than the search's other trials, or has more epochs or users; or if two cost the
-            same.
-    """
-    whole = trial_fidelity(config)
-    found: list[Fidelity] = []
-    for place, trial in enumerate(config.search.fidelities):
-        fidelity = Fidelity(
-            users_fraction=trial.users_fraction or whole.users_fraction, epochs=trial.epochs or whole.epochs
-        )
-        where = f"search.fidelities.{place}"
-        if fidelity.users_fraction > whole.users_fraction or fidelity.epochs > whole.epochs or fidelity == whole:
-            raise BadInput(
-                f"{where}: {fidelity.epochs} epochs on {fidelity.users_fraction:g} of the users is no cheaper trial "
-                f"than the search's own, {whole.epochs} on {whole.users_fraction:g}; lower one of them, or leave it out"
-            )
-        if any(math.isclose(fidelity.cost, other.cost) for other in found):
-            raise BadInput(f"{where}: costs as much as another one; leave one of them out")
-        found.append(fidelity)
-    return sorted(found, key=lambda fidelity: -fidelity.cost)
-
-
-def identity(config: StudyConfig, fingerprint: str, layers: int) -> dict[str, Any]:
-    """Everything that changes a trial's outcome beside its spec."""
-    dumped = config.model_dump(mode="json")
-    model = {name: value for name, value in dumped["model"].items() if name != "architecture"}
-    data = {name: dumped["data"][name] for name in ("validation_users", "max_items", "max_item_tokens")}
-    return {
-        "fingerprint": fingerprint,
-        "layers": layers,
-        "seed": config.seed,
-        "data": data,
-        "model": model,
-        "losses": dumped["losses"],
-        "negatives": dumped["negatives"],
-        "optimization": {name: value for name, value in dumped["optimization"].items() if name != "epochs"},
-        "precision": config.execution.precision,
-    }
-
-
-def _refuse_another(location: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    fields = differing(old, new)
-    if fields:
-        raise BadInput(
-            f"{location}: belongs to another study (it differs in {', '.join(fields)}); "
-            "choose another `output`, or give those fields their old values to go on with it"
-        )
-
-
-def differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Names of the fields of a new identity that an old one has otherwise or not at all."""
-    before = dict(_leaves(old))
-    return sorted(name for name, value in _leaves(new) if before.get(name) != value)
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _digest(identity: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _read_environment(folder: Path) -> dict[str, Any]:
-    file = folder / "environment.json"
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{file}: cannot be read as JSON; restore it or choose another `output`") from error
-    needed = {"study", "fingerprint", "layers", "identity", "packages", "commit"}
-    if not isinstance(document, dict) or needed - document.keys():
-        raise BadInput(f"{file}: is no environment of a study; restore it or choose another `output`")
-    return document
-
-
-def _surroundings() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "commit": _commit(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """Commit of the checkout that this code runs from; None for an installed package or without git."""
-    here = Path(__file__).resolve().parent
-    try:
-        output = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return output.stdout.strip() or None

@@ -25,9 +25,11 @@ from pydantic import Field, ValidationError
 
 from darec_search.card import CARD, read_card
 from darec_search.config import StudyConfig
+from darec_search.fidelities import trial_fidelity
+from darec_search.identity import differing, identity
 from darec_search.samplers.base import Observation, Sampler
 from darec_search.space import WEIGHTS, Point, SearchSpace
-from darec_search.study import Study, Trial, differing, identity, trial_fidelity
+from darec_search.study import Study, Trial
 from darec_search.trial import SEARCH_STAGES, Fidelity
 from trainer.config import Section
 from trainer.errors import BadInput

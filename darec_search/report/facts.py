@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from darec_search.budget import Ledger, ledger
+from darec_search.fidelities import trial_fidelity
 from darec_search.insight import Insight, read_insight
-from darec_search.study import Study, Trial, best_trial, trial_fidelity
+from darec_search.study import Study, Trial, best_trial
 from darec_search.variants import FIXED
 from trainer.architecture import FIXED_ARMS, Architecture
 from trainer.training.result import RunResult

@@ -9,10 +9,10 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from darec_search.config import PromotionConfig, StudyConfig
+from darec_search.config import PromotionConfig, ResourcesConfig, StudyConfig
 from trainer.errors import BadInput
 
 _ENVIRONMENT = {
@@ -37,6 +37,9 @@ _ANSWER_S = 5.0
 _HTTP2_SETTINGS = b"\x04"
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00" + _HTTP2_SETTINGS + b"\x00" * 5
 """Connection preface and an empty SETTINGS frame (RFC 9113, section 3.4); a server answers with its own SETTINGS."""
+
+Node = Mapping[str, float]
+"""What a node has: `CPU`, `GPU`, …"""
 
 logger = logging.getLogger(__name__)
 
@@ -75,15 +78,22 @@ def connect(config: StudyConfig) -> None:
         )
 
 
-def check_address(config: StudyConfig) -> None:
-    """Check within seconds that a Ray cluster answers where the study or RAY_ADDRESS says; starts and joins nothing.
+def check_cluster(config: StudyConfig) -> None:
+    """Check within seconds that a Ray cluster answers where the study or RAY_ADDRESS says, and what it has room for.
+
+    Starts and joins nothing, so it can be asked from any machine that reaches the cluster's head.
 
     Raises:
-        BadInput: if none answers.
+        BadInput: if none answers, or it has no room for a lane or for the final run.
     """
     address = config.resources.address or os.environ.get("RAY_ADDRESS")
-    if address and address != "auto":
-        _probe(address)
+    if not address or address == "auto":
+        return
+    _probe(address)
+    if not config.resources.autoscaling:
+        nodes = _nodes_at(address)
+        room_for_lanes(config.resources, nodes)
+        check_final_run(config.promotion, nodes)
 
 
 def disconnect() -> None:
@@ -93,34 +103,38 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def lanes_that_fit(lanes: int, cpus: float, gpus: float) -> int:
-    """How many of the lanes asked for the connected cluster has room for.
+def room_for_lanes(resources: ResourcesConfig, nodes: Sequence[Node] | None = None) -> int:
+    """How many of the lanes asked for a cluster has room for.
+
+    Args:
+        resources: what is asked for. A lane's workers may be on several nodes.
+        nodes: of the cluster; those of the connected one when absent.
 
     Raises:
         BadInput: if there is room for none.
     """
-    nodes = _nodes()
-    room = sum(_room(node, cpus, gpus) for node in nodes)
+    nodes = _nodes() if nodes is None else nodes
+    lanes, each = resources.lanes, resources.each
+    room = sum(_room(node, each.cpus, each.gpus) for node in nodes) // resources.workers_per_lane
     if room == 0:
-        largest = max(((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes), default=(0, 0))
-        raise BadInput(
-            f"resources: a lane needs {cpus:g} CPUs and {gpus:g} GPUs on one node, the largest node of the Ray cluster "
-            f"has {largest[0]:g} and {largest[1]:g}; lower cpus_per_lane or gpus_per_lane, use a larger cluster, or "
-            "set resources.autoscaling if it gets nodes when they are asked for"
-        )
+        raise _no_room(resources, nodes)
     if room < lanes:
         logger.warning("the Ray cluster has room for %d of %d lanes; going on with %d", room, lanes, room)
     return min(room, lanes)
 
 
-def check_final_run(promotion: PromotionConfig) -> None:
-    """Refuse a final run that the connected cluster could never start, before the search is paid for.
+def check_final_run(promotion: PromotionConfig, nodes: Sequence[Node] | None = None) -> None:
+    """Refuse a final run that a cluster could never start, before the search is paid for.
+
+    Args:
+        promotion: says what it needs.
+        nodes: of the cluster; those of the connected one when absent.
 
     Raises:
         BadInput: if its workers do not fit.
     """
     cpus, gpus = promotion.cpus_per_worker, promotion.gpus_per_worker
-    room = sum(_room(node, cpus, gpus) for node in _nodes())
+    room = sum(_room(node, cpus, gpus) for node in (_nodes() if nodes is None else nodes))
     if room < promotion.num_workers:
         raise BadInput(
             f"promotion.num_workers: the final run needs {promotion.num_workers} workers of {cpus:g} CPUs and {gpus:g} "
@@ -128,13 +142,41 @@ def check_final_run(promotion: PromotionConfig) -> None:
         )
 
 
-def _nodes() -> list[dict[str, float]]:
+def _no_room(resources: ResourcesConfig, nodes: Sequence[Node]) -> BadInput:
+    largest = max(((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes), default=(0, 0))
+    workers, each = resources.workers_per_lane, resources.each
+    who, fields = "a lane needs", "cpus_per_lane or gpus_per_lane"
+    if workers > 1:
+        who, fields = f"a lane needs {workers} workers, each", f"workers_per_lane, {fields}"
+    return BadInput(
+        f"resources: {who} {each.cpus:g} CPUs and {each.gpus:g} GPUs on one node, and the Ray cluster, whose largest "
+        f"node has {largest[0]:g} and {largest[1]:g}, has no room for that; lower {fields}, use a larger cluster, or "
+        "set resources.autoscaling if it gets nodes when they are asked for"
+    )
+
+
+def _nodes() -> list[Node]:
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _room(node: dict[str, float], cpus: float, gpus: float) -> int:
+def _nodes_at(address: str) -> list[Node]:
+    """The nodes of a cluster that this process has not joined."""
+    from ray import _raylet
+    from ray.core.generated import gcs_pb2
+
+    ray_core: Any = _raylet
+    messages: Any = gcs_pb2
+    try:
+        client = ray_core.GcsClient(address=address)
+        found = client.get_all_node_info(timeout=_ANSWER_S, state_filter=messages.GcsNodeInfo.ALIVE)
+    except Exception as error:  # whatever Ray raises, the cluster has not told
+        raise _no_answer(address, " ".join(str(error).split())[:200]) from error
+    return [dict(node.resources_total) for node in found.values()]
+
+
+def _room(node: Node, cpus: float, gpus: float) -> int:
     rooms = [math.floor(node.get(name, 0) / need + 1e-9) for name, need in (("CPU", cpus), ("GPU", gpus)) if need]
     return min(rooms)
 

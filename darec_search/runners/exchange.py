@@ -5,15 +5,19 @@ It holds nothing that a restart could not rebuild: the study folder has the trut
 
 A lane that loses its worker gives its trial back. The trial goes to the front of the queue, and whichever lane takes it
 goes on from the trial's checkpoint; after `attempts` lost workers it is recorded as failed.
+
+Lanes are called when trials wait for them, and an idle one is sent home when there are more lanes than trials. So there
+are always as many lanes called as trials unfinished, or all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,10 +61,21 @@ class _Entry:
 
 
 class Exchange:
-    """Queue and mailbox; every `wait_s` is the longest time that a call blocks."""
+    """Queue and mailbox; every `wait_s` is the longest time that a call blocks.
 
-    def __init__(self, attempts: int) -> None:
+    Args:
+        attempts: workers that a trial may lose.
+        lanes: names of the lanes, none of which has been started.
+        idle_s: seconds without a trial after which a lane is sent home.
+    """
+
+    def __init__(self, attempts: int, lanes: Iterable[str] = (), idle_s: float = math.inf) -> None:
         self._attempts = attempts
+        self._idle_s = idle_s
+        self._home = list(lanes)
+        """Lanes that are not called."""
+        self._called: set[str] = set()
+        self._idle_since: dict[str, float] = {}
         self._entries: dict[str, _Entry] = {}
         self._queue: deque[str] = deque()
         self._held: dict[str, tuple[str, str]] = {}  # lane -> worker, trial
@@ -74,12 +89,18 @@ class Exchange:
 
     # ---- the controller and the Tune trials
 
-    async def submit(self, job: Job) -> None:
-        """Queue a trial unless it is known."""
-        if job["id"] not in self._entries:
-            self._entries[job["id"]] = _Entry(job)
-            self._queue.append(job["id"])
-            await self._notify()
+    async def submit(self, job: Job) -> list[str]:
+        """Queue a trial unless it is known; the lanes that have to be started for it."""
+        if job["id"] in self._entries:
+            return []
+        self._entries[job["id"]] = _Entry(job)
+        self._queue.append(job["id"])
+        await self._notify()
+        called = []
+        while self._home and len(self._called) < self._unfinished():
+            called.append(self._home.pop(0))
+            self._called.add(called[-1])
+        return called
 
     async def messages(self, wait_s: float) -> list[Message]:
         """Everything since the last call; there is one reader, the controller."""
@@ -126,9 +147,12 @@ class Exchange:
         """The next job for a lane: `{"closed": bool, "job": Job | None}`; neither means ask again."""
         if lane in self._held:
             await self.lost(lane, "it started anew")
-        await self._until(lambda: self._closed or bool(self._queue), wait_s)
+        idle_since = self._idle_since.setdefault(lane, time.monotonic())
+        left_s = max(idle_since + self._idle_s - time.monotonic(), 0)
+        await self._until(lambda: self._closed or bool(self._queue), min(wait_s, left_s))
         if self._closed or not self._queue:
-            return {"closed": self._closed, "job": None}
+            return {"closed": self._closed or self._sent_home(lane), "job": None}
+        self._idle_since.pop(lane, None)
         trial = self._queue.popleft()
         entry = self._entries[trial]
         entry.taken_at = time.time()
@@ -180,6 +204,21 @@ class Exchange:
             await self._notify()
 
     # ----
+
+    def _unfinished(self) -> int:
+        return sum(entry.result is None for entry in self._entries.values())
+
+    def _sent_home(self, lane: str) -> bool:
+        """Whether an idle lane has been idle for long and is not needed; it is not counted on any more then."""
+        if time.monotonic() - self._idle_since.get(lane, math.inf) < self._idle_s:
+            return False
+        del self._idle_since[lane]
+        if lane in self._called:
+            if len(self._called) <= self._unfinished():
+                return False
+            self._called.remove(lane)
+            self._home.append(lane)
+        return True
 
     async def _tell(self, kind: str, trial: str, content: dict[str, Any]) -> None:
         self._messages.append({"kind": kind, "trial": trial, "content": content})

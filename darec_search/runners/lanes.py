@@ -1,7 +1,8 @@
 """Lanes: long-lived Ray Train runs whose workers pull trials from the exchange.
 
-A Ray Train run of its own costs 10 s of process starts per trial; a lane pays that once. Ray Train replaces a worker
-that dies; a lane whose whole run ends with an error is started again here.
+A Ray Train run of its own costs 10 s of process starts per trial; a lane pays that once. Ray Train replaces the workers
+of a lane when one of them dies; a lane whose whole run ends with an error is started again here. The exchange says when
+a lane is to be started, and sends it home when it is idle: its run ends, and what it held is the cluster's again.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
-from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
+from darec_search.config import ResourcesConfig
 from darec_search.runners.train_run import one_line, train_run
 from darec_search.study import Trial
 from trainer.worker import LaneConfig, lane_worker
@@ -25,17 +26,27 @@ from trainer.worker import LaneConfig, lane_worker
 logger = logging.getLogger(__name__)
 
 
-class LaneWatch(ray.train.UserCallback):
-    """Tells the exchange about a dead worker as soon as Ray Train's controller sees it."""
+class LaneWatch(WorkerGroupCallback):
+    """Tells the exchange that a lane has lost a worker, once all of its workers have ended.
+
+    Another lane may go on with the trial then: of several workers, the living ones might still write to its folder.
+    """
 
     def __init__(self, exchange: Any, lane: str) -> None:
         self._exchange = exchange
         self._lane = lane
+        self._reason: str | None = None
 
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Called in the process of Train's controller, before the worker is replaced."""
-        reason = "; ".join(one_line(error) for error in worker_exceptions.values())
-        self._exchange.lost.remote(self._lane, reason)
+    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
+        """Called in the process of Train's controller, every time that it has looked at the workers."""
+        if worker_group_status.errors:
+            self._reason = "; ".join(one_line(error) for error in worker_group_status.errors.values())
+
+    def after_worker_group_shutdown(self, worker_group_context: Any) -> None:
+        """Called there before the workers are replaced."""
+        if self._reason is not None:
+            self._exchange.lost.remote(self._lane, self._reason)
+            self._reason = None
 
 
 class LaneHandle(ControllerCallback):
@@ -55,22 +66,23 @@ class Lanes:
 
     Args:
         exchange: actor handle of the `Exchange`.
-        count: number of lanes.
-        cpus, gpus: of each.
+        resources: what each lane holds, and how many workers share it.
         storage: folder for what Ray Train itself writes.
     """
 
-    def __init__(self, exchange: Any, count: int, cpus: float, gpus: float, storage: Path) -> None:
+    def __init__(self, exchange: Any, resources: ResourcesConfig, storage: Path) -> None:
         self._exchange = exchange
-        self._cpus, self._gpus = cpus, gpus
+        self._resources = resources
         self._storage = storage
         self._closing = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._keep, args=(f"lane-{index}",), name=f"lane-{index}", daemon=True)
-            for index in range(count)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._starts: Counter[str] = Counter()
+        self._threads: dict[str, threading.Thread] = {}
+
+    def start(self, lane: str) -> None:
+        """Start a lane, or start it again as soon as its last run has ended."""
+        before = self._threads.get(lane)
+        self._threads[lane] = threading.Thread(target=self._keep, args=(lane, before), name=lane, daemon=True)
+        self._threads[lane].start()
 
     def close(self, timeout: float) -> bool:
         """Wait until every lane has given its resources back. The exchange must be closed already.
@@ -79,9 +91,9 @@ class Lanes:
             Whether all did in time.
         """
         self._closing.set()
-        for thread in self._threads:
+        for thread in self._threads.values():
             thread.join(timeout)
-        return not any(thread.is_alive() for thread in self._threads)
+        return not any(thread.is_alive() for thread in self._threads.values())
 
     def kill(self, timeout: float) -> bool:
         """End every lane with whatever it is at; its trial goes on from the checkpoint another time.
@@ -101,36 +113,39 @@ class Lanes:
             ray.kill(controller)
         return self.close(timeout)
 
-    def _keep(self, lane: str) -> None:
+    def _keep(self, lane: str, before: threading.Thread | None) -> None:
         """Run a lane; start it again when its run ends with an error."""
-        for start in itertools.count():
+        if before is not None:
+            before.join()
+        while not self._closing.is_set():
             try:
-                self._trainer(lane, start).fit()
+                self._trainer(lane).fit()
                 return
             except Exception as error:  # whatever Ray raises: the trial goes on, in a new lane
                 if self._closing.is_set() or not ray.is_initialized():
                     return
                 logger.warning("%s ended and is started again: %s", lane, one_line(error))
                 self._exchange.lost.remote(lane, one_line(error))
-            if self._closing.wait(1.0):
-                return
+            self._closing.wait(1.0)
 
-    def _trainer(self, lane: str, start: int) -> Any:
+    def _trainer(self, lane: str) -> Any:
+        whole, each = self._resources.held, self._resources.each
         config: LaneConfig = {
             "exchange": self._exchange,
             "lane": lane,
-            "threads": int(self._cpus),
-            "cpus": self._cpus,
-            "gpu_share": self._gpus,
+            "threads": int(each.cpus),
+            "cpus": whole.cpus,
+            "gpus": whole.gpus,
         }
+        self._starts[lane] += 1
         return train_run(
             lane_worker,
             config,
-            name=f"{lane}-{start}",
+            name=f"{lane}-{self._starts[lane]}",  # Ray Train would take an old name for a run to go on with
             storage=self._storage,
-            num_workers=1,
-            cpus=self._cpus,
-            gpus=self._gpus,
+            num_workers=self._resources.workers_per_lane,
+            cpus=each.cpus,
+            gpus=each.gpus,
             max_failures=-1,
             callbacks=[LaneWatch(self._exchange, lane), LaneHandle(self._exchange, lane)],
         )

@@ -21,7 +21,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from darec_search.runners.base import DoneEvent, Event, RowEvent, Runner
-from darec_search.runners.cluster import check_final_run, connect, disconnect, lanes_that_fit
+from darec_search.runners.cluster import check_final_run, connect, disconnect, room_for_lanes
 from darec_search.runners.exchange import Exchange
 from darec_search.runners.lanes import Lanes
 from darec_search.runners.tune_trial import drive_trial
@@ -56,7 +56,7 @@ class RayTuneRunner(Runner):
         if resources.autoscaling:
             self.slots = resources.lanes  # each begins when its node is there; an autoscaler adds nodes for what waits
         else:
-            self.slots = lanes_that_fit(resources.lanes, resources.cpus_per_lane, resources.gpus_per_lane)
+            self.slots = room_for_lanes(resources)
             check_final_run(study.config.promotion)
         self._study = study
         self._under_way: set[str] = set()
@@ -66,9 +66,11 @@ class RayTuneRunner(Runner):
         self._scratch = study.folder.absolute() / "ray"
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._exchange: Any = (
-            ray.remote(Exchange).options(num_cpus=0, resources=_here()).remote(attempts=resources.attempts)
+            ray.remote(Exchange)
+            .options(num_cpus=0, resources=_here())
+            .remote(resources.attempts, [f"lane-{number}" for number in range(self.slots)], resources.idle_s)
         )
-        self._lanes = Lanes(self._exchange, self.slots, resources.cpus_per_lane, resources.gpus_per_lane, self._scratch)
+        self._lanes = Lanes(self._exchange, resources, self._scratch)
         self._tune = threading.Thread(target=self._run_tune, name="tune", daemon=True)
         self._tune.start()
 
@@ -87,7 +89,8 @@ class RayTuneRunner(Runner):
             "stoppable": spec.stage in SEARCH_STAGES and self._study.config.search.early_stopping != "none",
             "attempt": 1,
         }
-        ray.get(self._exchange.submit.remote(job))  # waits, since calls may overtake each other
+        for lane in ray.get(self._exchange.submit.remote(job)):  # waits, since calls may overtake each other
+            self._lanes.start(lane)
         architecture = Architecture(spec.bits).text
         self._points.put(
             {"trial": spec.id, "architecture": architecture, "seed": spec.seed, **spec.weights, "job": job}

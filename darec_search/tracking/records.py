@@ -18,8 +18,9 @@ import yaml
 
 from darec_search.budget import ledger
 from darec_search.credentials import redact
+from darec_search.fidelities import trial_fidelity
 from darec_search.objective import objective_of
-from darec_search.study import Study, Trial, best_trial, trial_fidelity
+from darec_search.study import Study, Trial, best_trial
 from darec_search.tracking.notes import study_note, trial_note
 from darec_search.tracking.record import DataUse, Measurement, Record, State
 from darec_search.tracking.traces import begun, estimated_start, read_curve, read_json, read_result, seconds_of

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import psutil
+
 from darec_search import runners
 from darec_search.config import StudyConfig
 from darec_search.controller import search
@@ -37,6 +39,17 @@ def real_study(folder: Path, name: str, epochs: int = 2, trials: int = 4, **fiel
         **fields,
     }
     return Study.open(StudyConfig.model_validate(document), Dataset.open(data).fingerprint, LAYERS)
+
+
+def pid_of(worker: str) -> int:
+    """The process in a worker's name, `lane-0/pid-123@host`."""
+    return int(worker.split("pid-")[1].split("@")[0])
+
+
+def lane_pids() -> set[int]:
+    """Living processes of Ray Train workers under this one."""
+    children = psutil.Process().children(recursive=True)
+    return {child.pid for child in children if any("RayTrainWorker" in part for part in child.cmdline())}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import functools
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from darec_search.config import StudyConfig
+from darec_search.controller import Stopped
 from darec_search.space import Point
 from darec_search.study import Study, Trial
 from darec_search.trial import Fidelity, Stage, make_spec
@@ -212,3 +213,15 @@ def _cost(started: float, seconds: float) -> Cost:
 def _write(study: Study, trial: Trial, result: RunResult) -> Trial:
     write_atomic(trial.folder / "result.json", result.model_dump_json(indent=2))
     return study.trial(trial.spec.id)
+
+
+def stop_after(events: int) -> Callable[[object], None]:
+    """An observer that stops a study, as a signal would, after so many events."""
+    left = [events]
+
+    def observe(event: object) -> None:
+        if left[0] == 0:
+            raise Stopped("SIGTERM")
+        left[0] -= 1
+
+    return observe

@@ -8,8 +8,8 @@ from tiny_studies import study_config
 
 from darec_search import audit as auditing
 from darec_search.cli import main
+from darec_search.fidelities import full_fidelity
 from darec_search.space import Point
-from darec_search.study import full_fidelity
 from darec_search.trial import make_spec
 from trainer.errors import BadInput
 

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from study_folders import LEVELS, ask, fail, final_run, finish, new_study, whole_study
+from study_folders import LEVELS, ask, fail, final_run, finish, new_study, stop_after, whole_study
 
 from darec_search import promotion
 from darec_search.budget import Allowance, final_hours, keep_final_attempts, ledger, promotion_share, trial_hours
@@ -46,17 +46,6 @@ def run(study, slots=3, on_event=lambda event: None):
     with SimulatedRunner(study, outcome, slots) as runner:
         left_out = search(study, runner, on_event)
         return left_out, promotion.retest(study, runner, on_event, left_out=left_out)
-
-
-def stop_after(events):
-    left = [events]
-
-    def observe(event):
-        if left[0] == 0:
-            raise Stopped("SIGTERM")
-        left[0] -= 1
-
-    return observe
 
 
 def asked(study):
@@ -231,6 +220,21 @@ def test_what_a_lost_attempt_of_a_trial_under_way_took_counts_at_once(tmp_path):
     assert allowance.search_goes_on(searched_trial[:1], [under_way])
     (study.trial_folder(under_way.id) / ATTEMPTS).write_text(lines(("a", 15, 0, True), ("b", 1, 0, False)))
     assert not allowance.search_goes_on(searched_trial[:1], [under_way])
+
+
+def test_workers_that_share_a_trial_share_its_hours(tmp_path):
+    def retests(name, seconds, **resources):
+        study = new_study(
+            tmp_path / name, layers=2, search={"sampler": "random", "epochs": 2},
+            promotion={"candidates": 1, "epochs": 4}, budget={"hours": 20}, resources=resources,
+        )  # fmt: skip
+        trial = finish(study, ask(study, (0,) * 6, 0.1, "architecture"), 0.1, 0.0, seconds=seconds)
+        assert trial_hours(study.config, trial) == pytest.approx(1.0)
+        return Allowance(study, [trial]).retests(trial.spec.fidelity)
+
+    # 20 hours: 1 is spent, and three trainings of twice as many passes are to follow, one of them on a single worker
+    assert retests("one", HOUR) == 13
+    assert retests("two", HOUR / 2, cpus_per_lane=2, workers_per_lane=2) == 13
 
 
 def test_the_plan_says_which_part_is_the_promotions(tmp_path):

@@ -8,6 +8,7 @@ from darec_search.config import StudyConfig, apply_overrides, load_study, read_y
 from darec_search.runfile import is_run_file, load_run_file
 from trainer.config import RunConfig, Section
 from trainer.errors import BadInput
+from trainer.training.attempts import Held
 
 
 def problems(tmp_path, *overrides, **sections):
@@ -60,6 +61,11 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path):
             "data.prepare.options: out cannot be given here",
         ),
         ({"name": "../up"}, "name: "),
+        ({"resources": {"runner": "local", "workers_per_lane": 2}}, "resources.workers_per_lane: the local runner"),
+        (
+            {"resources": {"runner": "ray", "gpus_per_lane": 1, "workers_per_lane": 2}},
+            "resources.workers_per_lane: the workers of a",
+        ),
     ],
 )
 def test_values_that_would_only_fail_later(tmp_path, sections, field):
@@ -96,6 +102,13 @@ def test_a_run_has_the_weights_it_is_given_and_keeps_the_others(tmp_path):
     assert (run.model.architecture, run.seed) == ("parallel", 5)
     assert (run.data.users_fraction, run.optimization.epochs) == (0.5, 3)
     assert run.optimization.batch_size == config.optimization.batch_size
+
+
+def test_the_workers_of_a_lane_share_what_it_holds(tmp_path):
+    resources = study_config(
+        tmp_path, resources={"runner": "ray", "cpus_per_lane": 8, "gpus_per_lane": 2, "workers_per_lane": 2}
+    ).resources
+    assert (resources.held, resources.each) == (Held(8, 2), Held(4, 1))
 
 
 def test_the_examples_are_valid():

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 
 import pytest
-from study_folders import LEVELS, new_study
+from study_folders import LEVELS, new_study, stop_after
 
 from darec_search import arms, weights
 from darec_search.controller import SearchFailed, Stopped, search, stopping_on_signals
@@ -46,18 +46,6 @@ def run(study, slots=2, of=outcome, on_event=None):
     with SimulatedRunner(study, of, slots) as runner:
         search(study, runner, on_event)
     return study.trials()
-
-
-def stop_after(events):
-    """An observer that stops the search, as a signal would, after so many events."""
-    left = [events]
-
-    def observe(event):
-        if left[0] == 0:
-            raise Stopped("SIGTERM")
-        left[0] -= 1
-
-    return observe
 
 
 def stages(trials):

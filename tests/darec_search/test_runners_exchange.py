@@ -246,3 +246,61 @@ def test_closing_sends_idle_lanes_home_and_names_the_busy_ones(tmp_path):
         assert await asyncio.wait_for(following, 1) == ([], True)
 
     asyncio.run(scenario())
+
+
+def test_lanes_are_called_as_trials_wait_for_them(tmp_path):
+    async def scenario():
+        exchange = Exchange(3, ["lane-0", "lane-1"])
+        called = [await exchange.submit(job(tmp_path, name)) for name in ("a", "a", "b", "c")]
+        assert called == [["lane-0"], [], ["lane-1"], []]
+
+    asyncio.run(scenario())
+
+
+async def with_an_idle_lane(folder: Path) -> Exchange:
+    """Two lanes, of which one has a trial and one had one."""
+    exchange = Exchange(3, ["lane-0", "lane-1"], idle_s=WAIT)
+    for name in ("a", "b"):
+        await exchange.submit(job(folder, name))
+    await taken(exchange, "lane-0")
+    await taken(exchange, "lane-1")
+    await exchange.done("a", "lane-0/1", finished(folder, "a").model_dump(mode="json"))
+    return exchange
+
+
+def test_an_idle_lane_is_sent_home_and_called_again(tmp_path):
+    async def scenario():
+        exchange = await with_an_idle_lane(tmp_path)
+        assert await exchange.take("lane-0", "lane-0/1", WAIT / 2) == {"closed": False, "job": None}
+        assert await asyncio.wait_for(exchange.take("lane-0", "lane-0/1", 30), 1) == {"closed": True, "job": None}
+        assert await exchange.submit(job(tmp_path, "c")) == ["lane-0"]
+        assert (await taken(exchange, "lane-0", "lane-0/2"))["id"] == "c"
+
+    asyncio.run(scenario())
+
+
+def test_a_trial_in_time_keeps_an_idle_lane(tmp_path):
+    async def scenario():
+        exchange = await with_an_idle_lane(tmp_path)
+        waiting = asyncio.create_task(exchange.take("lane-0", "lane-0/1", 30))
+        await asyncio.sleep(WAIT / 5)
+        assert await exchange.submit(job(tmp_path, "c")) == []
+        assert (await asyncio.wait_for(waiting, 1))["job"]["id"] == "c"
+
+    asyncio.run(scenario())
+
+
+def test_no_more_lanes_go_home_than_there_are_trials_left_over(tmp_path):
+    """A trial that lost its worker finds a lane, whatever lanes were idle meanwhile."""
+
+    async def scenario():
+        exchange = await with_an_idle_lane(tmp_path)
+        assert (await exchange.take("lane-0", "lane-0/1", 30))["closed"]
+        await exchange.lost("lane-1", "killed")
+        assert (await taken(exchange, "lane-1", "lane-1/2"))["id"] == "b"
+        # the last lane stays as long as it has a trial, and goes when it has none
+        await exchange.done("b", "lane-1/2", finished(tmp_path, "b").model_dump(mode="json"))
+        assert (await exchange.take("lane-1", "lane-1/2", 30))["closed"]
+        assert await exchange.submit(job(tmp_path, "c")) == ["lane-0"]
+
+    asyncio.run(scenario())

@@ -9,18 +9,17 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 import real_studies
-from real_studies import real_study
+from real_studies import lane_pids, pid_of, real_study
 
 from darec_search import runners
 from darec_search.budget import final_hours
-from darec_search.config import PromotionConfig
+from darec_search.config import PromotionConfig, ResourcesConfig
 from darec_search.controller import search
 from darec_search.runners.base import DoneEvent, RowEvent
-from darec_search.runners.cluster import check_final_run, connect, disconnect, lanes_that_fit
+from darec_search.runners.cluster import check_cluster, check_final_run, connect, disconnect, room_for_lanes
 from darec_search.runners.final import run_final
 from darec_search.runners.lanes import lane_gaps
 from darec_search.study import Study
@@ -37,17 +36,6 @@ def folder(tmp_path_factory):
     """Data and cache of this file's studies; the Ray that the first of them starts serves all."""
     yield tmp_path_factory.mktemp("real")
     disconnect()
-
-
-def pid_of(worker: str) -> int:
-    """The process in a worker's name, `lane-0/pid-123@host`."""
-    return int(worker.split("pid-")[1].split("@")[0])
-
-
-def lane_pids() -> set[int]:
-    """Living processes of Ray Train workers under this one."""
-    children = psutil.Process().children(recursive=True)
-    return {child.pid for child in children if any("RayTrainWorker" in part for part in child.cmdline())}
 
 
 def test_trials_run_on_warm_lanes_and_survive_a_killed_worker(folder, measured):
@@ -83,8 +71,10 @@ def test_trials_run_on_warm_lanes_and_survive_a_killed_worker(folder, measured):
 
 
 @pytest.mark.cluster
-def test_a_trial_beyond_its_time_limit_is_recorded_and_the_lane_goes_on(folder):
-    study = real_study(folder, "limit", resources={"lanes": 1, "trial_time_limit_s": 8})
+@pytest.mark.parametrize("workers", [2, 1])
+def test_a_trial_beyond_its_time_limit_is_recorded_and_the_lane_goes_on(folder, workers):
+    lane = {"lanes": 1, "cpus_per_lane": workers, "workers_per_lane": workers}
+    study = real_study(folder, f"limit-{workers}", resources={**lane, "trial_time_limit_s": 16})
     design = study.space.decode([0] * study.space.bits)
     short, endless = (
         make_spec(study.id, number, "joint", design, 0, Fidelity(users_fraction=1, epochs=epochs))
@@ -98,9 +88,10 @@ def test_a_trial_beyond_its_time_limit_is_recorded_and_the_lane_goes_on(folder):
         while len(ended) < 2:
             ended += [event.result for event in runner.wait() if isinstance(event, DoneEvent)]
     assert [result.status for result in ended] == ["timed_out", "finished"]
-    assert "most recent call first" in (study.trial_folder(endless.id) / "stacks.txt").read_text()
+    for file in ("stacks.txt", "stacks-1.txt")[:workers]:
+        assert "most recent call first" in (study.trial_folder(endless.id) / file).read_text()
     assert study.trial(endless.id).status == "timed_out"
-    assert not (study.trial_folder(short.id) / "stacks.txt").exists()
+    assert not list(study.trial_folder(short.id).glob("stacks*"))
 
 
 @pytest.mark.cluster
@@ -135,10 +126,10 @@ def test_a_stopped_trial_gives_its_lane_to_the_next(folder):
 
 def test_a_running_cluster_is_joined_and_its_room_respected(folder, caplog):
     connect(real_study(folder, "joined").config)
-    assert lanes_that_fit(5, 1, 0) == 2
+    assert room_for_lanes(ResourcesConfig(lanes=5)) == 2
     assert "room for 2 of 5 lanes" in caplog.text
     with pytest.raises(BadInput, match="a lane needs 1 CPUs and 1 GPUs"):
-        lanes_that_fit(1, 1, 1)
+        room_for_lanes(ResourcesConfig(gpus_per_lane=1))
     with pytest.raises(BadInput, match="room for 2"):
         check_final_run(PromotionConfig(num_workers=3))
     script = (
@@ -150,6 +141,13 @@ def test_a_running_cluster_is_joined_and_its_room_respected(folder, caplog):
         "print(ray.get_runtime_context().gcs_address)\n"
     )
     address = ray.get_runtime_context().gcs_address
+    check_cluster(real_study(folder, "fits", resources={"address": address}).config)
+    with pytest.raises(BadInput, match="a lane needs 3 workers, each 1 CPUs"):
+        check_cluster(
+            real_study(
+                folder, "too_wide", resources={"address": address, "cpus_per_lane": 3, "workers_per_lane": 3}
+            ).config
+        )
     other = subprocess.run(
         [sys.executable, "-c", script, address], capture_output=True, text=True, timeout=60, check=False
     )

@@ -18,13 +18,15 @@ from darec_search import pipeline, planning, runners
 from darec_search.cli import main
 from darec_search.config import StudyConfig
 from darec_search.controller import search
+from darec_search.controlling import controlling
 from darec_search.export import load
+from darec_search.identity import check_folder
 from darec_search.lease import LeaseLost
 from darec_search.runners.base import DoneEvent
 from darec_search.runners.cluster import disconnect
 from darec_search.runners.exchange import Exchange
 from darec_search.runners.final import run_final
-from darec_search.study import Study, check_folder, controlling
+from darec_search.study import Study
 from trainer.data.dataset import Dataset, openings_of
 from trainer.errors import BadInput
 from trainer.storage import Folder, Store, scratch

@@ -60,6 +60,12 @@ def test_any_sequence_of_attempts_counts_each_once(sequence):
         assert len(lost(folder)) == sum(end != "finished" for _, end, _ in sequence)
 
 
+def test_an_attempt_that_an_error_ends_says_which(tmp_path):
+    with pytest.raises(RuntimeError), attempt(tmp_path, "a", HELD):
+        raise RuntimeError("worker 1\nis gone")
+    assert lost(tmp_path) == ("worker 1 is gone",)
+
+
 def test_a_line_that_a_crash_cut_spoils_no_other(tmp_path):
     with attempt(tmp_path, "a", HELD):
         pass

@@ -12,9 +12,10 @@ from torch.distributed.tensor import DTensor
 from trainer.config import ExecutionConfig, RunConfig
 from trainer.training.loop import Training
 from trainer.training.result import RunResult, Stop
-from trainer.training.run import run
-from trainer.training.warm import Warm
+from trainer.training.run import Parted, run
+from trainer.training.warm import Judged, Warm
 from trainer.training.workers import Workers
+from trainer.worker import Job, LaneConfig, run_job
 
 
 class Killed(BaseException):
@@ -77,9 +78,56 @@ def _stopped_by_the_first(config: RunConfig, folder: Path) -> None:
 
 def _alone_or_together_at_the_end(workers: Workers) -> None:
     if workers.rank == 0:
-        assert not workers.all_ended(wait_s=0.1)
+        assert workers.endings("first", wait_s=0.1) is None
     distributed.barrier()
-    assert workers.all_ended()
+    if workers.rank == 1:  # too late: the other has given up
+        assert workers.endings("second", wait_s=10) is None
+    assert workers.endings(f"worker {workers.rank}", wait_s=10) == ["worker 0", "worker 1"]
+
+
+def _told_by_the_first(workers: Workers) -> None:
+    for number, text in enumerate(["one", "two"]):
+        if workers.rank == 0:
+            workers.tell(number, text)
+        else:
+            assert workers.told(number, 10) == text
+        distributed.barrier()
+
+
+class _Failing(Warm):
+    """Materials that cannot be had, for a reason for each worker."""
+
+    def __init__(self, *errors: Exception | None) -> None:
+        super().__init__()
+        self._errors = errors
+
+    def of(self, config: RunConfig) -> Judged:
+        error = self._errors[Workers.current().rank]
+        if error is not None:
+            raise error
+        return super().of(config)
+
+
+def _failed_in_two_ways(config: RunConfig, folder: Path) -> None:
+    """Short of memory, one worker lets the other fail; all of them hear why."""
+    warm = _Failing(RuntimeError("the other is gone"), torch.OutOfMemoryError("no room"))
+    result = run(config, folder, warm=warm, device="cpu")
+    assert result.status == "out_of_memory"
+
+
+def _failed_alone(config: RunConfig, folder: Path, workers: Workers) -> None:
+    """A worker that fails alone says so, and so does the one that waits for it; only a lack of memory is a result."""
+    lane: LaneConfig = {"exchange": None, "lane": "lane-0", "threads": 1, "cpus": 2.0, "gpus": 0.0}
+    job: Job = {
+        "id": "parted", "config": config.model_dump(mode="json"), "folder": str(folder), "url": None,
+        "time_limit_s": 100.0, "keep_model": False, "stoppable": False, "attempt": 1,
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.training.run._ALONE_S", 0.5)
+        with pytest.raises(Parted, match=f"worker {workers.rank} ended as {('failed', 'out_of_memory')[workers.rank]}"):
+            run_job(lane, job, folder, _Failing(None, torch.OutOfMemoryError("no room")), "lane-0", "cpu")
+    if workers.rank == 1:
+        os._exit(0)  # without it, the other would wait in a collective
 
 
 def _worker(rank: int, world: int, folder: str, configs: dict[str, RunConfig]) -> None:
@@ -93,7 +141,9 @@ def _worker(rank: int, world: int, folder: str, configs: dict[str, RunConfig]) -
     _stopped_by_the_first(configs["plain"], Path(folder) / "stopped")
     _built_by_the_last_worker(configs["plain"], Workers.current())
     _alone_or_together_at_the_end(Workers.current())
-    distributed.barrier()
+    _told_by_the_first(Workers.current())
+    _failed_in_two_ways(configs["plain"], Path(folder) / "memory")
+    _failed_alone(configs["plain"], Path(folder) / "parted", Workers.current())
     # Gloo's threads now and then abort while the interpreter is taken down; what is tested is over by here.
     os._exit(0)
 
@@ -122,6 +172,9 @@ def test_two_workers_train_what_one_trains(tmp_path):
 
     stopped = result_in(tmp_path / "stopped")
     assert (stopped.status, stopped.reason) == ("pruned", "enough")
+    assert result_in(tmp_path / "memory").status == "out_of_memory"
+    parted = result_in(tmp_path / "parted")
+    assert (parted.status, parted.curve) == ("out_of_memory", [])
 
 
 def result_in(folder: Path) -> RunResult:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -18,6 +19,13 @@ def test_work_within_the_limit_leaves_no_trace(tmp_path):
 def test_an_error_cancels_the_limit(tmp_path):
     with pytest.raises(ValueError, match="mine"), time_limit(30, tmp_path / "stacks.txt"):
         raise ValueError("mine")
+
+
+def test_a_limit_that_ends_nothing_still_leaves_the_stacks(tmp_path):
+    with time_limit(0.1, tmp_path / "stacks.txt", exit=False):
+        patience = time.monotonic() + 20
+        while "most recent call first" not in (tmp_path / "stacks.txt").read_text():
+            assert time.monotonic() < patience
 
 
 @pytest.mark.parametrize(

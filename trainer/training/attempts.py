@@ -82,6 +82,9 @@ def attempt(folder: Path, worker: str | None, held: Held, every_s: float = SIGN_
     try:
         yield
         cut = None
+    except Exception as error:
+        cut = " ".join(str(error).split())[:300] or type(error).__name__
+        raise
     finally:
         over.set()
         thread.join(every_s)

@@ -7,6 +7,7 @@ what else there is to do, and says whether to go on.
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import shutil
 import time
@@ -32,7 +33,25 @@ from trainer.training.usage import recorded_usage
 from trainer.training.warm import Judged, Materials, Warm
 from trainer.training.workers import Workers, default_device
 
+_ALIKE_S, _ALONE_S = 60.0, 10.0
+"""How long a worker waits for the others at the end of a run; where it failed, they may be waiting for it."""
+
 logger = logging.getLogger(__name__)
+
+
+class Parted(RuntimeError):  # noqa: N818 - reads as what it is where it is raised
+    """Of several workers only this one came to the end of a run; the others wait for it or are gone.
+
+    They can do nothing together any more and have to be started anew. No result is written; the checkpoint stays.
+
+    Args:
+        rank: this worker's.
+        result: how the run ended for it.
+    """
+
+    def __init__(self, rank: int, result: RunResult) -> None:
+        super().__init__(f"worker {rank} ended as {result.status} while others went on: {result.reason}")
+        self.result = result
 
 
 def run(
@@ -67,6 +86,7 @@ def run(
 
     Raises:
         StorageError: if the URL cannot be used; the run goes on from its checkpoint another time.
+        Parted: if it ended for this worker and not for the others.
     """
     running = run_by_epochs(
         config,
@@ -176,6 +196,8 @@ def _by_epochs(
         else:
             logger.exception("run %s failed", folder.name)
             status, reason = "failed", _sentence(error)
+    agreed = _agreed(workers, status, reason)
+    status, reason = agreed or (status, reason)
     result = _result(status, reason, training, started_at, time.monotonic() - started, device)
     if materials is not None:
         result = result.model_copy(update={"fingerprint": materials.dataset.fingerprint})
@@ -184,6 +206,8 @@ def _by_epochs(
         result = result.model_copy(update=backbone)
     forecast = stop.forecast if stop is not None and status == "pruned" else None
     result = result.model_copy(update={"worker": worker, "attempts": attempts, "forecast": forecast})
+    if agreed is None:
+        raise Parted(workers.rank, result)
     if workers.rank == 0:
         result = result.model_copy(update={"lost": lost(folder)})
         if keep_model and training is not None and status == "finished":
@@ -199,6 +223,21 @@ def _by_epochs(
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
     return result
+
+
+def _agreed(workers: Workers, status: Status, reason: str | None) -> tuple[Status, str | None] | None:
+    """How a run ended for its workers together, by what stopped the first of them; None if some are not at its end."""
+    wait_s = _ALONE_S if status in ("failed", "out_of_memory") else _ALIKE_S
+    words = workers.endings(json.dumps([status, reason]), wait_s)
+    if words is None:
+        return None
+    endings: list[tuple[Status, str | None]] = [tuple(json.loads(word)) for word in words]
+    # A worker that runs out of memory lets the others fail.
+    for worst in ("out_of_memory", "failed"):
+        for ending in endings:
+            if ending[0] == worst:
+                return ending
+    return status, reason
 
 
 def open_folder(config: RunConfig, folder: Path) -> RunResult | None:

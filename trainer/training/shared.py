@@ -106,7 +106,7 @@ class SharedRun:
     def _files(self) -> list[str]:
         """What the run has left beside checkpoints and result."""
         names = (file.name for file in self._folder.iterdir() if file.is_file())
-        return [name for name in names if name[0] != "." and name not in (_RESULT, "stacks.txt")]
+        return [name for name in names if name != _RESULT and not name.startswith((".", "stacks"))]
 
     def _here(self) -> list[str]:
         return [path.name for path in (self._folder / _CHECKPOINT).glob("epoch-*")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -77,20 +78,54 @@ class Workers:
             whole[rank :: self.world] = share
         return whole
 
-    def all_ended(self, wait_s: float = 10.0) -> bool:
-        """Whether all workers have come to this call; one that waits for the others in a computation has not.
+    def endings(self, mine: str, wait_s: float) -> list[str] | None:
+        """How a run has ended on every worker, in each one's own word, by rank; None if some do not come to its end.
 
-        Told through the group's store, which works when the group does not. To be called once per group.
+        Told through the group's store, which works when the group does not. Where one worker has given up waiting, all
+        who come later get None too. To be called once by each worker for each run, however it ends.
 
         Args:
+            mine: this worker's word.
             wait_s: how long to wait for the others.
         """
         if self.world == 1:
-            return True
-        store = distributed.distributed_c10d._get_default_store()
-        store.set(f"ended/{self.rank}", "")
+            return [mine]
+        store = _store()
         try:
-            store.wait([f"ended/{rank}" for rank in range(self.world)], timedelta(seconds=wait_s))
-        except RuntimeError:
-            return False
-        return True
+            number = store.add(f"runs/{self.rank}", 1)
+            words = [f"run/{number}/{rank}" for rank in range(self.world)]
+            parted = f"run/{number}/parted"
+            store.set(words[self.rank], mine)
+            try:
+                store.wait(words, timedelta(seconds=wait_s))
+            except RuntimeError:
+                store.set(parted, "")
+            return None if store.check([parted]) else [store.get(word).decode() for word in words]
+        except RuntimeError:  # the store is worker 0's, and may be gone with it
+            return None
+
+    def tell(self, number: int, text: str) -> None:
+        """Leave the `number`-th message for the other workers, who have read those before; for rank 0."""
+        if self.world > 1:
+            store = _store()
+            store.set(f"told/{number}", text)
+            store.delete_key(f"told/{number - 1}")
+
+    def told(self, number: int, wait_s: float) -> str | None:
+        """The `number`-th message of rank 0, or None if it does not come in time.
+
+        Unlike a collective, which ends the group after its timeout, this may be waited for as long as one likes.
+
+        Raises:
+            RuntimeError: if rank 0 is gone.
+        """
+        store, key = _store(), f"told/{number}"
+        try:
+            store.wait([key], timedelta(seconds=wait_s))
+        except distributed.DistStoreError:
+            return None
+        return store.get(key).decode()
+
+
+def _store() -> Any:
+    return distributed.distributed_c10d._get_default_store()
