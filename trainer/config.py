@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from trainer.storage import without_credentials
 
@@ -98,6 +98,33 @@ class CollaborativeConfig(Section):
     )
 
 
+class PriorConfig(Section):
+    """Logits that are counted in the training part, added to those of [SEQ]; the paper has none (docs/darec.md)."""
+
+    sources: tuple[Literal["together", "next", "text", "popularity", "seen"], ...] = Field(
+        ("together", "next", "text", "popularity", "seen"),
+        min_length=1,
+        description="What is counted: items bought together, items that follow each other, items that read alike, how "
+        "often an item was bought, whether it is in the history; each with a learned weight.",
+    )
+    leave_one_out: bool = Field(
+        True, description="Train on the counts as they would be without the user in hand, who else meets itself there."
+    )
+    decay: Fraction = Field(0.7, description="Weight of an item of the history against the one after it.")
+    gap: Positive = Field(3, description="Places apart at most of items that follow each other; each weighs 1/gap.")
+    partners: Positive = Field(200, description="Strongest partners of each item that a relation keeps.")
+    fit_steps: Annotated[int, Field(ge=0)] = Field(
+        150, description="Steps on the prior alone before the first epoch, so that the model learns what it lacks."
+    )
+
+    @field_validator("sources")
+    @classmethod
+    def _each_once(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(sources)) < len(sources):
+            raise ValueError("name each source once")
+        return sources
+
+
 class ModelConfig(Section):
     """The DARec model."""
 
@@ -113,6 +140,7 @@ class ModelConfig(Section):
     collaborative: CollaborativeConfig = Field(
         default_factory=lambda: CollaborativeConfig(), description="The CF model."
     )
+    prior: PriorConfig | None = Field(None, description="Counts added to the logits; none when absent.")
 
     @field_validator("masks")
     @classmethod
@@ -136,6 +164,18 @@ class LossConfig(Section):
         description="Items drawn per step as the softmax's rivals of L_seq and L_align (sampled softmax), for "
         "catalogues whose logits do not fit; all items, as in the paper, when absent. Evaluation ranks all items.",
     )
+
+
+def fits_prior(losses: LossConfig, info: ValidationInfo) -> LossConfig:
+    """For a field `losses` behind a field `model`: a prior is over all items, so a sample of them is refused.
+
+    Raises:
+        ValueError: in one sentence.
+    """
+    model: ModelConfig | None = info.data.get("model")
+    if model is not None and model.prior is not None and losses.sampled_items is not None:
+        raise ValueError("model.prior counts over all items; leave sampled_items or the prior out")
+    return losses
 
 
 class NegativesConfig(Section):
@@ -237,3 +277,4 @@ class RunConfig(Section):
     )
 
     _public = field_validator("cache")(without_credentials)
+    _fits = field_validator("losses")(fits_prior)

@@ -7,6 +7,7 @@ size and any number of workers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,9 +15,10 @@ from torch.nn.functional import cosine_similarity
 
 from trainer.config import LossConfig
 from trainer.data.batches import Terms
+from trainer.data.prior import PriorInput
 from trainer.models.darec import DARec
 from trainer.models.streams import PackedStreams
-from trainer.softmax import item_cross_entropy, sampled_cross_entropy
+from trainer.softmax import RowLogits, item_cross_entropy, sampled_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class StepInput:
     cf_items: Tensor
     cf_negatives: Tensor
     terms: Terms
+    prior: PriorInput | None = None
+    """What is counted for the sequence rows, for a model with a prior."""
 
 
 def contrastive_loss(states_cd: Tensor, positives_cd: Tensor, negatives_ckd: Tensor, temperature: float) -> Tensor:
@@ -83,6 +87,8 @@ def _classification(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L_seq at [SEQ] and L_align at [ALIGN], both over all items by the same W_item: one pass over the items for both.
 
+    A prior knows histories, so it is added at [SEQ] alone.
+
     Returns:
         L_seq + λ1 L_align, and each alone without gradient.
     """
@@ -98,6 +104,10 @@ def _classification(
     if len(step.sampled):
         total, terms = sampled_cross_entropy(states, model.item_head, targets, weights, step.sampled)
     else:
-        total, terms = item_cross_entropy(states, model.item_head, targets, weights)
+        added = None
+        if model.prior is not None and step.prior is not None:
+            logits = partial(model.prior, step.prior)
+            added = RowLogits(len(rows), logits, tuple(model.prior.parameters()))
+        total, terms = item_cross_entropy(states, model.item_head, targets, weights, added)
     parts = terms.split([count for count, _ in shares.values()])
     return total, {name: part.sum() * shares[name][1] for name, part in zip(shares, parts, strict=True)}
