@@ -100,8 +100,9 @@ class Card(Section):
         for name in ("format", "sample", "unseen", "task", "relations_sha256"):
             if document[name] == type(self).model_fields[name].default:
                 del document[name]
-        if document["model"]["prior"] is None:
-            del document["model"]["prior"]
+        for name in ("prior", "head_dropout"):
+            if document["model"][name] == ModelConfig.model_fields[name].default:
+                del document["model"][name]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 

@@ -141,6 +141,9 @@ class ModelConfig(Section):
         default_factory=lambda: CollaborativeConfig(), description="The CF model."
     )
     prior: PriorConfig | None = Field(None, description="Counts added to the logits; none when absent.")
+    head_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of a state's numbers that is dropped in front of the item projection, in training."
+    )
 
     @field_validator("masks")
     @classmethod
@@ -198,6 +201,11 @@ class NegativesConfig(Section):
     )
 
 
+Part = Literal["head", "prior", "adapters", "collaborative"]
+"""Parts of DARec that may be trained in their own way: the item projection; the weights of the prior; adapters,
+routers, [SEQ] and [ALIGN]; the CF model with its projections."""
+
+
 class OptimizationConfig(Section):
     """AdamW with linear warm-up, then cosine decay to zero or a constant rate."""
 
@@ -205,6 +213,12 @@ class OptimizationConfig(Section):
     batch_size: Positive = Field(6, description="Users per optimiser step, over all workers.")
     learning_rate: Annotated[float, Field(gt=0)] = Field(5e-5, description="Peak learning rate.")
     weight_decay: NonNegative = Field(0.01, description="AdamW's decoupled weight decay.")
+    rates: dict[Part, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="Learning rate of a part of DARec over `learning_rate`; 1 where absent."
+    )
+    decays: dict[Part, NonNegative] = Field(
+        default_factory=dict, description="Weight decay of a part of DARec in place of `weight_decay`."
+    )
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.06, description="Share of the steps with rising rate."
     )

@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, dropout
 
 from trainer.config import LossConfig
 from trainer.data.batches import Terms
@@ -42,6 +42,8 @@ class StepInput:
     terms: Terms
     prior: PriorInput | None = None
     """What is counted for the sequence rows, for a model with a prior."""
+    seed: int = 0
+    """Of dropout."""
 
 
 def contrastive_loss(states_cd: Tensor, positives_cd: Tensor, negatives_ckd: Tensor, temperature: float) -> Tensor:
@@ -65,7 +67,7 @@ def darec_losses(model: DARec, step: StepInput, config: LossConfig) -> dict[str,
     to L = L_seq + λ1 L_align + λ2 L_cl + λ3 L_cf. Each is a scalar; `total` is the one to differentiate, since
     `sequence` and `align` carry no gradient of their own.
     """
-    states = model(step.streams)
+    states = _dropped(model(step.streams), model.head_dropout if model.training else 0.0, step.seed)
     n_rows = len(step.targets)
     rows, aligned = states[:n_rows], states[n_rows:]
     total, losses = _classification(model, rows, aligned[step.counted], step, config)
@@ -80,6 +82,15 @@ def darec_losses(model: DARec, step: StepInput, config: LossConfig) -> dict[str,
         losses["collaborative"] = pairs.sum() / step.terms.collaborative
         total = total + config.collaborative * losses["collaborative"]
     return {**losses, "total": total}
+
+
+def _dropped(states: Tensor, share: float, seed: int) -> Tensor:
+    """The states with a share of their numbers dropped, which one follows from the seed alone."""
+    if share == 0:
+        return states
+    with torch.random.fork_rng(devices=[states.device] if states.is_cuda else []):
+        torch.manual_seed(seed)
+        return dropout(states, share)
 
 
 def _classification(

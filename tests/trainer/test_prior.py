@@ -264,3 +264,15 @@ def test_two_workers_see_what_one_does(trained):
     parts = [next(create_task(config, materials, "cpu", Workers(rank, 2)).steps(0, 0)).parts[0][0] for rank in range(2)]
     total = task.losses(whole)["total"]
     torch.testing.assert_close(sum(task.losses(part)["total"] for part in parts), total)
+
+
+def test_dropout_in_front_of_the_head_follows_from_the_batch(trained):
+    config, warm, _, _ = trained
+    config = config.model_copy(update={"model": config.model.model_copy(update={"head_dropout": 0.5})})
+    task = create_task(config, warm.materials(config), "cpu", Workers(0, 1))
+    totals = []
+    for _ in range(2):
+        ((part, _),) = next(task.steps(0, 0)).parts
+        totals.append(task.losses(part)["total"])
+    task.model.eval()
+    assert totals[0] == totals[1] != task.losses(part)["total"]

@@ -87,6 +87,7 @@ class DARec(Network):
             self.columns.extend(CollaborativeColumn(*sizes) for _ in range(count))
             if config.collaborative.training == "frozen":
                 self.collaborative.requires_grad_(False)
+        self.head_dropout = config.head_dropout
         self.prior: Prior | None = None
         if config.prior is not None:
             if counts is None:

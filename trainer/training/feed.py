@@ -103,6 +103,7 @@ def to_step_input(batch: Batch, packer: StreamPacker, device: str, counter: Prio
         cf_items=tensor(batch.cf_items),
         cf_negatives=tensor(batch.cf_negatives),
         terms=batch.terms,
+        seed=batch.seed,
         prior=None if counter is None else counter.of_prefixes(batch.users, batch.lengths, batch.inputs),
     )
     return to_device(step, device)
