@@ -12,8 +12,8 @@ from torch import Tensor
 
 from trainer.baselines import SequenceModel, create_baseline
 from trainer.config import ModelConfig, RunConfig
+from trainer.counting import PriorCounter
 from trainer.data.dataset import Dataset, Split
-from trainer.data.prior import PriorCounter
 from trainer.data.ragged import Ragged
 from trainer.data.relations import Relations
 from trainer.data.text import encode_items

@@ -15,8 +15,8 @@ from torch.nn.functional import cosine_similarity, dropout
 
 from trainer.config import LossConfig
 from trainer.data.batches import Terms
-from trainer.data.prior import PriorInput
 from trainer.models.darec import DARec
+from trainer.models.prior import PriorInput
 from trainer.models.streams import PackedStreams
 from trainer.softmax import RowLogits, item_cross_entropy, sampled_cross_entropy
 

@@ -15,8 +15,8 @@ from tiny_runs import tiny_run
 
 from trainer import softmax
 from trainer.config import PriorConfig
+from trainer.counting import PriorCounter
 from trainer.data.dataset import Dataset
-from trainer.data.prior import PriorCounter
 from trainer.data.ragged import Ragged
 from trainer.data.relations import Relations, item_relations, relate
 from trainer.data.text import tfidf

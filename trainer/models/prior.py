@@ -2,7 +2,7 @@
 
 logit(j | h) = Σ_s w_s log(1 + κ_s x_s(j | h)) + w_popularity log(1 + n_j) + w_seen [j in h] + w_latest [j latest of h]
 
-over the relations s that are switched on; x and n as in `trainer.data.prior`. Trained are w and κ. The logarithm makes
+over the relations s that are switched on; x and n as in `trainer.counting`. Trained are w and κ. The logarithm makes
 a logit of a count: twice as many pairs are about twice as likely.
 
 Legend: R rows (histories), I items.
@@ -11,6 +11,7 @@ Legend: R rows (histories), I items.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,12 +19,52 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.config import PriorConfig
-from trainer.data.prior import Entries, PriorInput
-from trainer.data.relations import RELATIONS
 
+Ints = NDArray[np.int64]
+
+RELATIONS = ("together", "next", "text")
 WEIGHTS = (*RELATIONS, "popularity", "seen", "latest")
 _FIRST_WEIGHTS = (1.0, 1.0, 1.0, 0.8, 0.0, 0.0)
 _FIRST_SHARPNESS = 20.0
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The entries of a sparse [rows, items] matrix that are there, row by row."""
+
+    places: Tensor
+    """[n] row × items + item."""
+    values: Tensor
+    """[n] float32."""
+    starts: Ints
+    """[rows + 1] where each row starts; on the host."""
+
+    def to(self, device: str) -> Entries:
+        """The same on another device."""
+        places, values = (part.to(device, non_blocking=True) for part in (self.places, self.values))
+        return Entries(places, values, self.starts)
+
+
+@dataclass(frozen=True)
+class PriorInput:
+    """What is counted for some histories, a row each."""
+
+    together: Entries
+    next: Entries
+    text: Entries
+    popularity: Entries
+    """log(1 + n_j without the user) - log(1 + n_j), where the user has j."""
+    seen: Entries
+    """1 for every item of the history."""
+    latest: Entries
+    """1 for the latest one."""
+
+    def __len__(self) -> int:
+        return len(self.latest.starts) - 1
+
+    def to(self, device: str) -> PriorInput:
+        """The same on another device."""
+        return PriorInput(**{name: entries.to(device) for name, entries in vars(self).items()})
 
 
 class Prior(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from trainer.config import RunConfig
+from trainer.counting import PriorCounter
 from trainer.data.batches import BatchPlanner
-from trainer.data.prior import PriorCounter
 from trainer.losses import StepInput, darec_losses
 from trainer.models.darec import DARec
 from trainer.ranking import Ranked

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.data.prior import PriorCounter
+from trainer.counting import PriorCounter
 from trainer.data.ragged import Ragged
 from trainer.metrics import ranking_metrics
 from trainer.models.darec import DARec

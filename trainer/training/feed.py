@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.counting import PriorCounter
 from trainer.data.batches import Batch, BatchPlanner, Terms, shard
-from trainer.data.prior import PriorCounter
 from trainer.losses import StepInput
 from trainer.models.streams import PackedStreams, StreamPacker
 from trainer.training.prefetch import Prefetcher

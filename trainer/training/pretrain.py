@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from trainer.config import RunConfig
-from trainer.data.prior import PriorCounter
+from trainer.counting import PriorCounter
 from trainer.data.ragged import Ragged
 from trainer.models.collaborative.base import CollaborativeModel
 from trainer.models.prior import Prior

@@ -15,60 +15,19 @@ of every evaluation. n_i is not, since an evaluation has it, too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from torch import Tensor
 
 from trainer.config import PriorConfig
 from trainer.data.ragged import Ragged
 from trainer.data.relations import Relations, follow_ups
+from trainer.models.prior import Entries, PriorInput
 
 Ints = NDArray[np.int64]
 
 _NOTHING = 1e-6
-
-
-@dataclass(frozen=True)
-class Entries:
-    """The entries of a sparse [rows, items] matrix that are there, row by row."""
-
-    places: Tensor
-    """[n] row × items + item."""
-    values: Tensor
-    """[n] float32."""
-    starts: Ints
-    """[rows + 1] where each row starts; on the host."""
-
-    def to(self, device: str) -> Entries:
-        """The same on another device."""
-        places, values = (part.to(device, non_blocking=True) for part in (self.places, self.values))
-        return Entries(places, values, self.starts)
-
-
-@dataclass(frozen=True)
-class PriorInput:
-    """What is counted for some histories, a row each."""
-
-    together: Entries
-    next: Entries
-    text: Entries
-    popularity: Entries
-    """log(1 + n_j without the user) - log(1 + n_j), where the user has j."""
-    seen: Entries
-    """1 for every item of the history."""
-    latest: Entries
-    """1 for the latest one."""
-
-    def __len__(self) -> int:
-        return len(self.latest.starts) - 1
-
-    def to(self, device: str) -> PriorInput:
-        """The same on another device."""
-        return PriorInput(**{name: entries.to(device) for name, entries in vars(self).items()})
 
 
 class PriorCounter:
