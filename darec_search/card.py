@@ -77,6 +77,9 @@ class Card(Section):
     commit: str | None = Field(description="Commit of the code, when known.")
     sha256: str = Field(description="SHA-256 of model.safetensors.")
     items_sha256: str = Field(description="SHA-256 of items.parquet.")
+    relations_sha256: str | None = Field(
+        None, description="SHA-256 of relations.safetensors, for a model with a prior."
+    )
     sample: Sample | None = Field(None, description="By what the export was verified.")
     unseen: Unseen | None = Field(None, description="CF vectors of unseen users; a model without a CF model has none.")
     task: Task | None = Field(None, description="What the outcome depends on.")
@@ -94,9 +97,12 @@ class Card(Section):
     def _digest(self) -> str:
         document = self.model_dump(mode="json", exclude={"card_sha256"})
         # Fields that older writers of this version did not have; theirs are read as these.
-        for name in ("format", "sample", "unseen", "task"):
+        for name in ("format", "sample", "unseen", "task", "relations_sha256"):
             if document[name] == type(self).model_fields[name].default:
                 del document[name]
+        for name in ("prior", "head_dropout"):
+            if document["model"][name] == ModelConfig.model_fields[name].default:
+                del document["model"][name]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 

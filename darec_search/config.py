@@ -22,6 +22,7 @@ from trainer.config import (
     Positive,
     RunConfig,
     Section,
+    fits_prior,
 )
 from trainer.errors import BadInput
 from trainer.storage import absolute, copy_of, is_url, local_path, without_credentials
@@ -349,6 +350,8 @@ class StudyConfig(Section):
     tracking: TrackingConfig = Field(default_factory=lambda: TrackingConfig(), description="MLflow.")
     promotion: PromotionConfig = Field(default_factory=lambda: PromotionConfig(), description="The final run.")
     budget: BudgetConfig = Field(default_factory=lambda: BudgetConfig(), description="What it may spend.")
+
+    _fits = field_validator("losses")(fits_prior)
 
     @field_validator("output", "cache")
     @classmethod

@@ -5,6 +5,7 @@ Format `torch` is a folder that recommends by itself:
 architecture.json     the card: bits, λ, model, backbone, metrics with their split and data fingerprint, versions
 model.safetensors     trained tensors alone
 fold_in.safetensors   CF vectors of unseen users from their histories, where there is a CF model
+relations.safetensors what the items have to do with each other, where there is a prior from counts
 backbone/             the frozen model and its tokenizer, for a built-in or local one; a hub id stays an id in the card
 items.parquet         id, title and sentence of every item, in index order
 users.parquet         id of every user that was trained on, in index order
@@ -37,6 +38,7 @@ from trainer.architecture import Architecture
 from trainer.config import RunConfig
 from trainer.data.dataset import Dataset
 from trainer.data.ragged import read_table
+from trainer.data.relations import FILE as RELATIONS
 from trainer.errors import BadInput
 from trainer.inference import FoldIn, TrainedModel, default_device, restore
 from trainer.metrics import ranking_metrics
@@ -100,6 +102,11 @@ def export(study: Study, out: Path, format: Format = "torch", *, verified: bool 
 
         require_onnx()
     final = _final(study)
+    if format == "onnx-scores" and final.config.model.prior is not None:
+        raise BadInput(
+            f"{study.config.location}: its model has a prior from counts, which a graph does not hold; "
+            "export it in format torch"
+        )
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / CARD).exists())):
         raise BadInput(f"{out}: holds something else than an export; choose another folder")
     try:
@@ -146,9 +153,18 @@ def _write(final: _Final, folder: Path, format: Format) -> Card:
     if fold_in is not None:
         save_file({"weight": fold_in.weight.contiguous(), "bias": fold_in.bias.contiguous()}, folder / FOLD_IN)
         (folder / FOLD_IN).chmod(0o644)  # safetensors lets nobody else read it
-    backbone = final.warm.materials(final.config).backbone
+    materials = final.warm.materials(final.config)
+    backbone, relations_sha256 = materials.backbone, None
+    if materials.relations is not None:
+        materials.relations.save(folder / RELATIONS)
+        relations_sha256 = sha256(folder / RELATIONS)
     card = _card(final, copy_backbone(backbone.name, folder), backbone.revision, folder).model_copy(
-        update={"unseen": unseen, "sample": _sample(final, model), "format": format}
+        update={
+            "unseen": unseen,
+            "sample": _sample(final, model),
+            "format": format,
+            "relations_sha256": relations_sha256,
+        }
     )
     if format == "onnx-scores":
         from darec_search.onnx_export import write_scores
@@ -168,7 +184,7 @@ def _keep(folder: Path, format: Format) -> None:
     if format == "torch":
         return
     tables = ("items.parquet", "users.parquet") if format == "card" else ()
-    for name in ("model.safetensors", FOLD_IN, *tables):
+    for name in ("model.safetensors", FOLD_IN, RELATIONS, *tables):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "backbone", ignore_errors=True)
 

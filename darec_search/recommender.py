@@ -16,6 +16,8 @@ from darec_search.evaluation import Evaluation
 from darec_search.titles import Items
 from trainer.data.dataset import Dataset, Split
 from trainer.data.ragged import read_table
+from trainer.data.relations import FILE as RELATIONS
+from trainer.data.relations import Relations
 from trainer.errors import BadInput
 from trainer.inference import FoldIn, TrainedModel, assemble, default_device
 from trainer.metrics import CUTOFF
@@ -177,6 +179,7 @@ def load(path: Path | str, device: str | None = None) -> Recommender:
         max_items=card.max_items,
         max_item_tokens=card.max_item_tokens,
         device=device or default_device(),
+        relations=_relations(folder, card),
     )
     return Recommender(card, trained.folding_in(_fold_in(folder, card)), items, users)
 
@@ -196,6 +199,15 @@ def read_tables(folder: Path, card: Card) -> tuple[dict[str, list[str]], list[st
     except (OSError, pa.ArrowException, KeyError) as error:
         raise BadInput(f"{folder}: items.parquet or users.parquet cannot be read ({error}); export it again") from error
     return items, users
+
+
+def _relations(folder: Path, card: Card) -> Relations | None:
+    if card.model.prior is None:
+        return None
+    relations = Relations.load(folder / RELATIONS)
+    if sha256(folder / RELATIONS) != card.relations_sha256:
+        raise BadInput(f"{folder / RELATIONS}: is not the one that {CARD} describes; export it again")
+    return relations
 
 
 def _fold_in(folder: Path, card: Card) -> FoldIn | None:

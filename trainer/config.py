@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from trainer.storage import without_credentials
 
@@ -98,6 +98,33 @@ class CollaborativeConfig(Section):
     )
 
 
+class PriorConfig(Section):
+    """Logits that are counted in the training part, added to those of [SEQ]; the paper has none (docs/darec.md)."""
+
+    sources: tuple[Literal["together", "next", "text", "popularity", "seen"], ...] = Field(
+        ("together", "next", "text", "popularity", "seen"),
+        min_length=1,
+        description="What is counted: items bought together, items that follow each other, items that read alike, how "
+        "often an item was bought, whether it is in the history; each with a learned weight.",
+    )
+    leave_one_out: bool = Field(
+        True, description="Train on the counts as they would be without the user in hand, who else meets itself there."
+    )
+    decay: Fraction = Field(0.7, description="Weight of an item of the history against the one after it.")
+    gap: Positive = Field(3, description="Places apart at most of items that follow each other; each weighs 1/gap.")
+    partners: Positive = Field(200, description="Strongest partners of each item that a relation keeps.")
+    fit_steps: Annotated[int, Field(ge=0)] = Field(
+        150, description="Steps on the prior alone before the first epoch, so that the model learns what it lacks."
+    )
+
+    @field_validator("sources")
+    @classmethod
+    def _each_once(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(sources)) < len(sources):
+            raise ValueError("name each source once")
+        return sources
+
+
 class ModelConfig(Section):
     """The DARec model."""
 
@@ -112,6 +139,10 @@ class ModelConfig(Section):
     adapters: AdapterConfig = Field(default_factory=lambda: AdapterConfig(), description="The adapters.")
     collaborative: CollaborativeConfig = Field(
         default_factory=lambda: CollaborativeConfig(), description="The CF model."
+    )
+    prior: PriorConfig | None = Field(None, description="Counts added to the logits; none when absent.")
+    head_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of a state's numbers that is dropped in front of the item projection, in training."
     )
 
     @field_validator("masks")
@@ -138,6 +169,18 @@ class LossConfig(Section):
     )
 
 
+def fits_prior(losses: LossConfig, info: ValidationInfo) -> LossConfig:
+    """For a field `losses` behind a field `model`: a prior is over all items, so a sample of them is refused.
+
+    Raises:
+        ValueError: in one sentence.
+    """
+    model: ModelConfig | None = info.data.get("model")
+    if model is not None and model.prior is not None and losses.sampled_items is not None:
+        raise ValueError("model.prior counts over all items; leave sampled_items or the prior out")
+    return losses
+
+
 class NegativesConfig(Section):
     """Hard negatives (Appendix A)."""
 
@@ -158,6 +201,11 @@ class NegativesConfig(Section):
     )
 
 
+Part = Literal["head", "prior", "adapters", "collaborative"]
+"""Parts of DARec that may be trained in their own way: the item projection; the weights of the prior; adapters,
+routers, [SEQ] and [ALIGN]; the CF model with its projections."""
+
+
 class OptimizationConfig(Section):
     """AdamW with linear warm-up, then cosine decay to zero or a constant rate."""
 
@@ -165,6 +213,12 @@ class OptimizationConfig(Section):
     batch_size: Positive = Field(6, description="Users per optimiser step, over all workers.")
     learning_rate: Annotated[float, Field(gt=0)] = Field(5e-5, description="Peak learning rate.")
     weight_decay: NonNegative = Field(0.01, description="AdamW's decoupled weight decay.")
+    rates: dict[Part, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="Learning rate of a part of DARec over `learning_rate`; 1 where absent."
+    )
+    decays: dict[Part, NonNegative] = Field(
+        default_factory=dict, description="Weight decay of a part of DARec in place of `weight_decay`."
+    )
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.06, description="Share of the steps with rising rate."
     )
@@ -240,3 +294,4 @@ class RunConfig(Section):
     )
 
     _public = field_validator("cache")(without_credentials)
+    _fits = field_validator("losses")(fits_prior)

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from trainer.baselines import REFERENCES, Baseline, Catalogue, Reference, create_baseline, reference_ranks
 from trainer.config import ModelConfig, RunConfig
+from trainer.counting import PriorCounter
 from trainer.data.dataset import Dataset, Split
 from trainer.data.ragged import Ragged
+from trainer.data.relations import Relations
 from trainer.data.text import encode_items
 from trainer.errors import BadInput
 from trainer.models.backbones import LoadedBackbone, load_backbone
@@ -22,7 +24,7 @@ from trainer.models.darec import DARec
 from trainer.models.padded import PaddedScores
 from trainer.models.streams import PROMPT, StreamPacker
 from trainer.ranking import ItemScorer, Ranked
-from trainer.training.evaluation import rank_users, read_histories
+from trainer.training.evaluation import item_scorer, rank_users, read_histories
 from trainer.training.precision import Precision, autocast
 from trainer.training.sequence import rank_histories
 from trainer.training.warm import Warm
@@ -41,6 +43,8 @@ class TrainedModel:
     precision: Precision = "float32"
     fold_in: FoldIn | None = None
     """Gives users who were not trained on a CF vector of their own; without it they get the average user's."""
+    counter: PriorCounter | None = None
+    """Looks up what the model's prior counts, if it has one."""
 
     def scores(self, histories: Sequence[NDArray[np.int64]], users: NDArray[np.int64] | None = None) -> Tensor:
         """Scores of all items after each history. For a few histories: the result is [n, items].
@@ -52,9 +56,8 @@ class TrainedModel:
         Returns:
             [n, items] float32 on the CPU, larger is better.
         """
-        scorer = ItemScorer.on(self.model.item_head, self.device)
-        states = self._read(histories, users).split(scorer.block_users)
-        return torch.cat([scorer.all_scores(part).cpu() for part in states])
+        states, scorer = self._read(histories, users)
+        return scorer.all_scores(states).cpu()
 
     def best(
         self, histories: Sequence[NDArray[np.int64]], top: int, users: NDArray[np.int64] | None = None
@@ -69,7 +72,8 @@ class TrainedModel:
         Returns:
             Scores and item indices, both [n, top], on the CPU.
         """
-        scores, items = ItemScorer.on(self.model.item_head, self.device).best(self._read(histories, users), top)
+        states, scorer = self._read(histories, users)
+        scores, items = scorer.best(states, top)
         return scores.cpu(), items.cpu()
 
     def rank(
@@ -105,6 +109,7 @@ class TrainedModel:
                 users=users,
                 vectors=self._vectors(histories, users),
                 top=top,
+                counter=self.counter,
             )
 
     def ranks(self, dataset: Dataset, split: Split, *, known_users: bool) -> Tensor:
@@ -133,11 +138,15 @@ class TrainedModel:
         """The same model with another fold-in, or none."""
         return replace(self, fold_in=fold_in)
 
-    def _read(self, histories: Sequence[NDArray[np.int64]], users: NDArray[np.int64] | None) -> Tensor:
+    def _read(
+        self, histories: Sequence[NDArray[np.int64]], users: NDArray[np.int64] | None
+    ) -> tuple[Tensor, ItemScorer]:
+        """States after the histories, and what scores them."""
         users = np.full(len(histories), -1) if users is None else users
         rows = Ragged.from_rows(histories)
+        scorer = item_scorer(self.model, rows.newest(self.max_items), self.counter, self.device)
         with autocast(self.precision, self.device):
-            return read_histories(
+            states = read_histories(
                 self.model,
                 self.packer,
                 rows,
@@ -146,6 +155,7 @@ class TrainedModel:
                 device=self.device,
                 vectors=self._vectors(rows, users),
             )
+        return states, scorer
 
     @torch.no_grad()
     def _vectors(self, histories: Ragged, users: NDArray[np.int64]) -> Tensor | None:
@@ -220,9 +230,16 @@ def restore(config: RunConfig, state: dict[str, Tensor], warm: Warm | None = Non
     """
     materials = (warm or Warm()).materials(config)
     dataset = materials.dataset
-    model = _model(config.model, materials.backbone, dataset.n_users, dataset.n_items, state)
+    model = _model(config.model, materials.backbone, dataset.n_users, dataset.n_items, state, materials.relations)
     precision = config.execution.precision
-    return TrainedModel(model.to(device), materials.packer, config.data.max_items, device, precision)
+    return TrainedModel(
+        model.to(device),
+        materials.packer,
+        config.data.max_items,
+        device,
+        precision,
+        counter=_counter(config.model, materials.relations),
+    )
 
 
 def assemble(
@@ -234,6 +251,7 @@ def assemble(
     max_items: int,
     max_item_tokens: int,
     device: str = "cpu",
+    relations: Relations | None = None,
 ) -> TrainedModel:
     """The model of an export, which has no dataset.
 
@@ -245,6 +263,7 @@ def assemble(
         max_items: newest items of a history that enter a stream.
         max_item_tokens: tokens of an item sentence that are kept.
         device: where to put it.
+        relations: of the items, for a model with a prior.
 
     Raises:
         BadInput: if the backbone cannot be loaded or the tensors do not fit.
@@ -252,15 +271,28 @@ def assemble(
     backbone = load_backbone(config.backbone.name, config.backbone.revision)
     tokens = encode_items(backbone.tokenizer, sentences, max_item_tokens)
     prompt = backbone.tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
-    model = _model(config, backbone, n_users, len(sentences), state)
-    return TrainedModel(model.to(device), StreamPacker(tokens.values, tokens.offsets, prompt), max_items, device)
+    model = _model(config, backbone, n_users, len(sentences), state, relations)
+    packer = StreamPacker(tokens.values, tokens.offsets, prompt)
+    return TrainedModel(model.to(device), packer, max_items, device, counter=_counter(config, relations))
+
+
+def _counter(config: ModelConfig, relations: Relations | None) -> PriorCounter | None:
+    return None if config.prior is None or relations is None else PriorCounter(relations, config.prior)
 
 
 def _model(
-    config: ModelConfig, backbone: LoadedBackbone, n_users: int, n_items: int, state: dict[str, Tensor]
+    config: ModelConfig,
+    backbone: LoadedBackbone,
+    n_users: int,
+    n_items: int,
+    state: dict[str, Tensor],
+    relations: Relations | None,
 ) -> DARec:
+    frequency = None if relations is None else relations.frequency
+    if frequency is not None and len(frequency) != n_items:
+        raise BadInput(f"the relations are of {len(frequency)} items, the model has {n_items}")
     try:
-        model = DARec(backbone.model, config, n_users, n_items)
+        model = DARec(backbone.model, config, n_users, n_items, counts=frequency)
         model.load_trained_state(state)
     except ValueError as error:
         raise BadInput(f"the trained tensors do not fit the model ({error})") from error

@@ -7,16 +7,18 @@ size and any number of workers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, dropout
 
 from trainer.config import LossConfig
 from trainer.data.batches import Terms
 from trainer.models.darec import DARec
+from trainer.models.prior import PriorInput
 from trainer.models.streams import PackedStreams
-from trainer.softmax import item_cross_entropy, sampled_cross_entropy
+from trainer.softmax import RowLogits, item_cross_entropy, sampled_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class StepInput:
     cf_items: Tensor
     cf_negatives: Tensor
     terms: Terms
+    prior: PriorInput | None = None
+    """What is counted for the sequence rows, for a model with a prior."""
+    seed: int = 0
+    """Of dropout."""
 
 
 def contrastive_loss(states_cd: Tensor, positives_cd: Tensor, negatives_ckd: Tensor, temperature: float) -> Tensor:
@@ -61,7 +67,7 @@ def darec_losses(model: DARec, step: StepInput, config: LossConfig) -> dict[str,
     to L = L_seq + λ1 L_align + λ2 L_cl + λ3 L_cf. Each is a scalar; `total` is the one to differentiate, since
     `sequence` and `align` carry no gradient of their own.
     """
-    states = model(step.streams)
+    states = _dropped(model(step.streams), model.head_dropout if model.training else 0.0, step.seed)
     n_rows = len(step.targets)
     rows, aligned = states[:n_rows], states[n_rows:]
     total, losses = _classification(model, rows, aligned[step.counted], step, config)
@@ -78,10 +84,21 @@ def darec_losses(model: DARec, step: StepInput, config: LossConfig) -> dict[str,
     return {**losses, "total": total}
 
 
+def _dropped(states: Tensor, share: float, seed: int) -> Tensor:
+    """The states with a share of their numbers dropped, which one follows from the seed alone."""
+    if share == 0:
+        return states
+    with torch.random.fork_rng(devices=[states.device] if states.is_cuda else []):
+        torch.manual_seed(seed)
+        return dropout(states, share)
+
+
 def _classification(
     model: DARec, rows: Tensor, counted: Tensor, step: StepInput, config: LossConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L_seq at [SEQ] and L_align at [ALIGN], both over all items by the same W_item: one pass over the items for both.
+
+    A prior knows histories, so it is added at [SEQ] alone.
 
     Returns:
         L_seq + λ1 L_align, and each alone without gradient.
@@ -98,6 +115,10 @@ def _classification(
     if len(step.sampled):
         total, terms = sampled_cross_entropy(states, model.item_head, targets, weights, step.sampled)
     else:
-        total, terms = item_cross_entropy(states, model.item_head, targets, weights)
+        added = None
+        if model.prior is not None and step.prior is not None:
+            logits = partial(model.prior, step.prior)
+            added = RowLogits(len(rows), logits, tuple(model.prior.parameters()))
+        total, terms = item_cross_entropy(states, model.item_head, targets, weights, added)
     parts = terms.split([count for count, _ in shares.values()])
     return total, {name: part.sum() * shares[name][1] for name, part in zip(shares, parts, strict=True)}

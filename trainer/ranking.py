@@ -9,7 +9,7 @@ Legend: n users, B items of a block, k items of a top list.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from trainer.metrics import RunningRanks
+
+PriorScores = Callable[[NDArray[np.int64]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -97,33 +99,41 @@ class ItemScorer:
         held: scores that may be held at a time.
         block_items: items of a block at most; users whose targets share a block are scored together, so that many
             small blocks make small products.
+        prior: scores of all items that some users, given by their places among the states, have beside those of the
+            head, [users, items]; none when absent.
 
     Attributes:
         block_users: users that are scored together at most.
     """
 
-    def __init__(self, head: nn.Linear, held: int, block_items: int = 65_536) -> None:
-        self._head = head
+    def __init__(self, head: nn.Linear, held: int, block_items: int = 65_536, prior: PriorScores | None = None) -> None:
+        self._head, self._prior = head, prior
         self.block_items = min(head.out_features, block_items, held)
-        self.block_users = held // self.block_items
+        # A prior has the scores of all items at once.
+        self.block_users = max(held // (self.block_items if prior is None else head.out_features), 1)
 
     @classmethod
-    def on(cls, head: nn.Linear, device: str) -> ItemScorer:
+    def on(cls, head: nn.Linear, device: str, prior: PriorScores | None = None) -> ItemScorer:
         """With the budget of a device: 16 MB stay in a CPU's cache, a GPU wants more to do at once (256 MB)."""
-        return cls(head, 2**26 if device.startswith("cuda") else 2**22)
+        return cls(head, 2**26 if device.startswith("cuda") else 2**22, prior=prior)
 
     @torch.no_grad()
     def all_scores(self, states_nd: Tensor) -> Tensor:
         """Scores of all items at once, [n, items]: for a few users."""
-        return torch.cat([scores for _, scores in self._blocks(states_nd)], 1)
+        return torch.cat(
+            [
+                torch.cat([scores for _, scores in self._blocks(states, places)], 1)
+                for states, places in self._parts(states_nd)
+            ]
+        )
 
     @torch.no_grad()
     def best(self, states_nd: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Scores and indices of the k best items of each user, best first, both [n, k]; all if there are fewer."""
         parts = []
-        for states in states_nd.split(self.block_users):
+        for states, places in self._parts(states_nd):
             top = RunningTop(k)
-            for first, scores in self._blocks(states):
+            for first, scores in self._blocks(states, places):
                 top.add(scores, first)
             parts.append(top.lists())
         scores, items = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -141,17 +151,18 @@ class ItemScorer:
         order_n = torch.from_numpy(order).to(states_nd.device, non_blocking=True)
         targets = torch.from_numpy(targets_n[order].astype(np.int64)).to(states_nd.device, non_blocking=True)
         parts = [
-            self._rank(
-                states_nd.index_select(0, order_n[rows]), targets[rows], int(homes[order[rows.start]]), k, likelihood
-            )
+            self._rank(states_nd.index_select(0, order_n[rows]), order[rows], targets[rows], home, k, likelihood)
             for rows in _runs(homes[order], self.block_users)
+            for home in [int(homes[order[rows.start]])]
         ]
         back = torch.empty_like(order_n)
         back[order_n] = torch.arange(len(order), device=back.device)
         return Ranked(*(torch.cat(part).index_select(0, back) for part in zip(*parts, strict=True)))
 
-    def _rank(self, states_nd: Tensor, targets_n: Tensor, home: int, k: int, likelihood: bool) -> tuple[Tensor, ...]:
-        blocks = self._blocks(states_nd, home)
+    def _rank(
+        self, states_nd: Tensor, places: NDArray[np.int64], targets_n: Tensor, home: int, k: int, likelihood: bool
+    ) -> tuple[Tensor, ...]:
+        blocks = self._blocks(states_nd, places, home)
         first, scores = next(blocks)
         running, top = RunningRanks(scores, targets_n - first), RunningTop(k)
         likely = RunningLogLikelihood(scores, targets_n - first) if likelihood else None
@@ -163,14 +174,23 @@ class ItemScorer:
                 likely.add(scores)
         return running.ranks(), top.lists()[1], *([] if likely is None else [likely.values()])
 
-    def _blocks(self, states_nd: Tensor, home: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """First item and float32 scores [n, B] of every block, `home` before the others."""
+    def _parts(self, states_nd: Tensor) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+        """As many states as are scored together, and their places."""
+        first = 0
+        for states in states_nd.split(self.block_users):
+            yield states, np.arange(first, first + len(states))
+            first += len(states)
+
+    def _blocks(self, states_nd: Tensor, places: NDArray[np.int64], home: int = 0) -> Iterator[tuple[int, Tensor]]:
+        """First item and float32 scores [n, B] of every block, `home` before the others; `places` of the users, [n]."""
         states_nd = states_nd.float()
+        prior = self._prior(places) if self._prior is not None and len(places) else None
         starts = list(range(0, self._head.out_features, self.block_items))
         for first in (starts[home], *starts[:home], *starts[home + 1 :]):
             items = slice(first, first + self.block_items)
             with torch.autocast(states_nd.device.type, enabled=False):
-                yield first, linear(states_nd, self._head.weight[items].float(), self._head.bias[items].float())
+                scores = linear(states_nd, self._head.weight[items].float(), self._head.bias[items].float())
+                yield first, scores if prior is None else scores.add_(prior[:, items])
 
 
 def _runs(values: NDArray[np.integer], longest: int) -> Iterator[slice]:

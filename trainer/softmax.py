@@ -1,11 +1,13 @@
 """Cross-entropy of a linear head over very many items, without holding [rows × items] logits.
 
-Legend: R rows, I items, d size of a state, N drawn items. logits = states W_itemᵀ + b_item.
+Legend: R rows, I items, d size of a state, N drawn items. logits = states W_itemᵀ + b_item (+ prior).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,8 +17,20 @@ from torch.nn.functional import linear
 _LOGITS_AT_A_TIME = 2**25  # 128 MiB in float32
 
 
+@dataclass(frozen=True)
+class RowLogits:
+    """Logits that the first rows have beside those of the head."""
+
+    rows: int
+    """How many."""
+    of: Callable[[int, int], Tensor]
+    """Those of rows start … stop - 1, [stop - start, I] float32, a function of the parameters."""
+    parameters: tuple[Tensor, ...]
+    """What they are trained by."""
+
+
 def item_cross_entropy(
-    states_rd: Tensor, head: nn.Linear, targets_r: Tensor, weights_r: Tensor
+    states_rd: Tensor, head: nn.Linear, targets_r: Tensor, weights_r: Tensor, added: RowLogits | None = None
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of cross-entropies over all items, by blocks of rows.
 
@@ -29,11 +43,13 @@ def item_cross_entropy(
         head: W_item [I, d] and b_item [I].
         targets_r: [R] item of each row.
         weights_r: [R] weight of each row in the sum.
+        added: logits that the first rows have beside; none when absent.
 
     Returns:
         The weighted sum, and [R] cross-entropies without gradient.
     """
-    total, losses = _ItemCrossEntropy.apply(states_rd, head.weight, head.bias, targets_r, weights_r)
+    parameters = () if added is None else added.parameters
+    total, losses = _ItemCrossEntropy.apply(states_rd, head.weight, head.bias, targets_r, weights_r, added, *parameters)
     return total, losses
 
 
@@ -72,12 +88,20 @@ def sampled_cross_entropy(
 class _ItemCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, states_rd: Tensor, weight_id: Tensor, bias_i: Tensor, targets_r: Tensor, weights_r: Tensor
+        ctx: Any,
+        states_rd: Tensor,
+        weight_id: Tensor,
+        bias_i: Tensor,
+        targets_r: Tensor,
+        weights_r: Tensor,
+        added: RowLogits | None,
+        *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
         device = states_rd.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_id.dtype
         wanted = any(ctx.needs_input_grad[:3])
-        gradients = [torch.zeros_like(tensor) for tensor in (states_rd, weight_id, bias_i)] if wanted else []
+        trained = (states_rd, weight_id, bias_i, *parameters)
+        gradients = [torch.zeros_like(tensor) for tensor in trained] if wanted else []
         losses_r = torch.empty(len(states_rd), dtype=bias_i.dtype, device=states_rd.device)
         step = max(_LOGITS_AT_A_TIME // len(bias_i), 1)
         with torch.autocast(device, enabled=False):
@@ -86,6 +110,7 @@ class _ItemCrossEntropy(torch.autograd.Function):
                 rows = slice(start, start + step)
                 states, targets = states_rd[rows].to(low), targets_r[rows, None]
                 logits = linear(states, weight_low).to(bias_i.dtype).add_(bias_i)
+                extra = _added(logits, added, start, wanted)
                 normaliser = logits.logsumexp(1, keepdim=True)
                 losses_r[rows] = (normaliser - logits.gather(1, targets)).squeeze(1)
                 if wanted:
@@ -93,6 +118,10 @@ class _ItemCrossEntropy(torch.autograd.Function):
                     slopes = logits.sub_(normaliser).exp_()
                     slopes.scatter_add_(1, targets, torch.full_like(normaliser, -1)).mul_(weights_r[rows, None])
                     gradients[2] += slopes.sum(0)
+                    if extra is not None:
+                        found = torch.autograd.grad(extra, parameters, slopes[: len(extra)], allow_unused=True)
+                        for gradient, part in zip(gradients[3:], found, strict=True):
+                            gradient += 0 if part is None else part
                     slopes = slopes.to(low)
                     gradients[0][rows] = slopes @ weight_low
                     gradients[1] += slopes.T @ states
@@ -103,4 +132,19 @@ class _ItemCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None  # in place, hence once
-        return *(gradient.mul_(grad_total) for gradient in gradients), None, None
+        first, more = gradients[:3], gradients[3:]
+        return (
+            *(gradient.mul_(grad_total) for gradient in first),
+            *(None, None, None),
+            *(gradient.mul_(grad_total) for gradient in more),
+        )
+
+
+def _added(logits: Tensor, added: RowLogits | None, start: int, wanted: bool) -> Tensor | None:
+    """Add to a block of logits that begins with row `start` what its rows have beside; returns that with its graph."""
+    if added is None or start >= added.rows:
+        return None
+    with torch.set_grad_enabled(wanted):
+        extra = added.of(start, min(start + len(logits), added.rows))
+    logits[: len(extra)] += extra.detach()
+    return extra

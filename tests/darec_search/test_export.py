@@ -2,18 +2,22 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tiny_studies import study_config, study_document
 
+from darec_search import pipeline
 from darec_search.export import Card, export, load
 from darec_search.study import Study
 from darec_search.verification import NotReproduced
 from trainer.data.dataset import Dataset
 from trainer.data.prepare import prepare
+from trainer.data.relations import Relations
 from trainer.errors import BadInput
 
 
@@ -286,3 +290,17 @@ def test_unseen_users_get_the_better_vector(finished, dataset):
     assert torch.equal(
         trained.folding_in(fold_in).scores(histories, known), trained.folding_in(None).scores(histories, known)
     )
+
+
+@pytest.mark.slow
+def test_a_prior_is_carried_off_with_the_model(tmp_path):
+    model = {**study_document(tmp_path)["model"], "prior": {"fit_steps": 5}}
+    found = pipeline.run(study_config(tmp_path, model=model, tracking={"enabled": False}))
+    recommender = load(found.model)
+    assert recommender.recommend([recommender.item_ids[:1]], top=3)
+    with pytest.raises(BadInput, match="which a graph does not hold"):
+        export(found.study, tmp_path / "graph", "onnx-scores")
+    relations = Relations.load(found.model / "relations.safetensors")
+    replace(relations, together=relations.next).save(found.model / "relations.safetensors")
+    with pytest.raises(BadInput, match=r"relations.safetensors: is not the one that architecture.json describes"):
+        load(found.model)

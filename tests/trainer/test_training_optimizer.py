@@ -32,3 +32,23 @@ def test_vectors_are_not_decayed_and_frozen_parameters_not_trained():
     assert len(decayed["params"]) + len(free["params"]) == 2
     set_learning_rate(optimizer, OptimizationConfig(learning_rate=2.0), 0, 1)
     assert {group["lr"] for group in optimizer.param_groups} == {2.0}
+
+
+def test_parts_have_their_own_rate_and_decay():
+    class Parts(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.item_head, self.da_layers = torch.nn.Linear(2, 3), torch.nn.Linear(2, 2)
+
+    model = Parts()
+    config = OptimizationConfig(learning_rate=2.0, rates={"head": 0.1}, decays={"head": 0.3}, weight_decay=0.5)
+    optimizer = create_optimizer(model, config)
+    assert set_learning_rate(optimizer, config, 0, 1) == 2.0
+    found = {
+        parameter: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    head, layers = model.item_head, model.da_layers
+    assert [found[p] for p in (head.weight, head.bias)] == [(0.2, 0.3), (0.2, 0.0)]
+    assert [found[p] for p in (layers.weight, layers.bias)] == [(2.0, 0.5), (2.0, 0.0)]

@@ -57,6 +57,8 @@ class Batch:
     cf_negatives: Ints
     """[N, k] uniform items that the user has not."""
     terms: Terms
+    seed: int = 0
+    """Of dropout."""
 
 
 class BatchPlanner:
@@ -80,6 +82,7 @@ class BatchPlanner:
         self._max_items = config.data.max_items
         self._batch_size = config.optimization.batch_size
         self._seed = config.seed
+        self._drops = config.model.head_dropout > 0
         self._cf_negatives = cf_negatives if config.losses.collaborative > 0 else 0
         # A user with one training item has no target; the item still reaches the alignment loss.
         self._users = np.flatnonzero(train.lengths >= 2)
@@ -128,6 +131,7 @@ class BatchPlanner:
             cf_items=cf_items,
             cf_negatives=cf_negatives,
             terms=Terms(len(targets), int(counted.sum()), len(rows), len(cf_items)),
+            seed=int(rng.integers(2**62)) if self._drops else 0,
         )
 
     def _contrast(self, lengths: Ints, targets: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
@@ -219,4 +223,5 @@ def shard(batch: Batch, rank: int, world: int) -> Batch:
         cf_items=batch.cf_items[own_cf],
         cf_negatives=batch.cf_negatives[own_cf],
         terms=batch.terms,
+        seed=batch.seed + rank,
     )

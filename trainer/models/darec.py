@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,6 +19,7 @@ from trainer.models.collaborative.base import Interactions
 from trainer.models.compiling import compiled
 from trainer.models.da_layer import DALayer, plain_layer
 from trainer.models.network import Network
+from trainer.models.prior import Prior
 from trainer.models.streams import PackedStreams
 
 
@@ -43,9 +46,10 @@ class DARec(Network):
         n_items: items, all of them ranked.
         execution: how the layers are computed; plainly when absent.
         interactions: users and items of the training part, for a CF model that is trained on their graph.
+        counts: [items] interactions with each item in the training part, for a prior.
 
     Raises:
-        ValueError: if `config.architecture` does not fit the number of DALayers.
+        ValueError: if `config.architecture` does not fit the number of DALayers, or a prior has no counts.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class DARec(Network):
         n_items: int,
         execution: ExecutionConfig | None = None,
         interactions: Interactions | None = None,
+        counts: NDArray[np.int64] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -82,6 +87,12 @@ class DARec(Network):
             self.columns.extend(CollaborativeColumn(*sizes) for _ in range(count))
             if config.collaborative.training == "frozen":
                 self.collaborative.requires_grad_(False)
+        self.head_dropout = config.head_dropout
+        self.prior: Prior | None = None
+        if config.prior is not None:
+            if counts is None:
+                raise ValueError("a model with a prior needs the counts of the items")
+            self.prior = Prior(config.prior, counts)
 
     def forward(self, streams: PackedStreams, users_ur: Tensor | None = None) -> Tensor:
         """Last hidden states of the rows that are read: [SEQ] states, then [ALIGN] states, [R, output].

@@ -28,6 +28,9 @@ class PaddedScores(nn.Module):
         model: the trained model; its weights are shared.
         packer: whose items' tokens are read.
         fold_in: gives users who were not trained on their CF vector; the average user's without it.
+
+    Raises:
+        ValueError: if the model has a prior from counts, whose sparse matrices no padded tensor holds.
     """
 
     tokens_iw: Tensor
@@ -39,6 +42,8 @@ class PaddedScores(nn.Module):
 
     def __init__(self, model: DARec, packer: StreamPacker, fold_in: FoldIn | None = None) -> None:
         super().__init__()
+        if model.prior is not None:
+            raise ValueError("a prior from counts has no padded form")
         self.model = model
         tokens, lengths = packer.padded()
         # A last row without tokens stands for the filling, -1.

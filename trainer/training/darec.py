@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from trainer.config import RunConfig
+from trainer.counting import PriorCounter
 from trainer.data.batches import BatchPlanner
 from trainer.losses import StepInput, darec_losses
 from trainer.models.darec import DARec
 from trainer.ranking import Ranked
 from trainer.training.evaluation import rank_users
 from trainer.training.feed import Step, steps, to_device
-from trainer.training.pretrain import pretrain_collaborative
+from trainer.training.pretrain import fit_prior, pretrain_collaborative
 from trainer.training.sharding import is_sharded, shard_backbone
 from trainer.training.task import Task
 from trainer.training.warm import Materials
@@ -56,9 +57,15 @@ class DARecTask(Task):
             collaborative.negatives if collaborative is not None and joint else 0,
         )
         self.steps_per_epoch = self.planner.steps_per_epoch
+        self._counter: PriorCounter | None = None
+        if config.model.prior is not None:
+            assert materials.relations is not None
+            self._counter = PriorCounter(materials.relations, config.model.prior, materials.dataset.train)
 
     def begin(self) -> None:
-        """Pretrain the collaborative model, if it is to be frozen."""
+        """Fit the prior; pretrain the collaborative model, if it is to be frozen."""
+        if self.model.prior is not None and self._counter is not None:
+            fit_prior(self.model.prior, self._counter, self._materials.dataset.train, self._config, self._device)
         if self.model.collaborative is not None and self._config.model.collaborative.training == "frozen":
             dataset = self._materials.dataset
             pretrain_collaborative(self.model.collaborative, dataset.train, self._config, self._device)
@@ -73,6 +80,7 @@ class DARecTask(Task):
             parts=self._config.execution.accumulation,
             pin=self._device.startswith("cuda"),
             stand_in=self.sharded,
+            counter=self._counter,
         )
 
     def losses(self, part: StepInput) -> dict[str, Tensor]:
@@ -90,6 +98,7 @@ class DARecTask(Task):
             workers=self._workers,
             users=judged.users,
             likelihood=True,
+            counter=self._counter,
         )
 
 
@@ -100,4 +109,5 @@ def create_model(config: RunConfig, materials: Materials) -> DARec:
         dataset = materials.dataset
         interactions = (dataset.train.row_of_value, dataset.train.values)
         sizes = (dataset.n_users, dataset.n_items)
-        return DARec(materials.backbone.model, config.model, *sizes, config.execution, interactions)
+        frequency = None if materials.relations is None else materials.relations.frequency
+        return DARec(materials.backbone.model, config.model, *sizes, config.execution, interactions, frequency)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.counting import PriorCounter
 from trainer.data.ragged import Ragged
 from trainer.metrics import ranking_metrics
 from trainer.models.darec import DARec
@@ -70,6 +71,7 @@ def rank_users(
     vectors: Tensor | None = None,
     top: int = 0,
     likelihood: bool = False,
+    counter: PriorCounter | None = None,
 ) -> Ranked:
     """Rank of each user's target among all items, 1 + #higher + ½ #ties, and the best items; workers share the users.
 
@@ -86,6 +88,7 @@ def rank_users(
         vectors: [users, representation] CF vector of each user, in place of those of `users`.
         top: best items of each user that are wanted.
         likelihood: log p(target) is wanted too.
+        counter: looks up what the model's prior counts, if it has one.
 
     Returns:
         Ranks and top lists of all users, on the CPU.
@@ -93,11 +96,12 @@ def rank_users(
     newest = histories.newest(max_items)
     order, chunks = plan_chunks(stream_tokens(packer, newest), _token_budget(device), workers)
     users = np.arange(len(order)) if users is None else users
-    scorer = ItemScorer.on(model.item_head, device)
     parts = []
     for group in _groups(chunks):
         states = torch.cat(list(_states(model, packer, newest, users, group, device, vectors)))
-        parts.append(scorer.rank(states, targets[np.concatenate(group)], top, likelihood=likelihood))
+        chosen = np.concatenate(group)
+        scorer = item_scorer(model, newest.take(chosen), counter, device)
+        parts.append(scorer.rank(states, targets[chosen], top, likelihood=likelihood))
     mine = len(order[workers.rank :: workers.world])
     back = torch.from_numpy(np.argsort(order))
 
@@ -108,6 +112,25 @@ def rank_users(
         everyone([part.ranks for part in parts]),
         everyone([part.top_items for part in parts]),
         everyone([part.log_likelihoods for part in parts if part.log_likelihoods is not None]) if likelihood else None,
+    )
+
+
+def item_scorer(model: DARec, histories: Ragged, counter: PriorCounter | None, device: str) -> ItemScorer:
+    """What scores the states after some histories, the model's prior with it.
+
+    Args:
+        model: the model.
+        histories: of the states, in their order, cut to what the model reads.
+        counter: looks up what the model's prior counts, if it has one.
+        device: where the model is.
+    """
+    prior = model.prior
+    if prior is None:
+        return ItemScorer.on(model.item_head, device)
+    if counter is None:
+        raise ValueError("a model with a prior needs the relations of its items")
+    return ItemScorer.on(
+        model.item_head, device, lambda places: prior(counter.of_histories(histories.take(places)).to(device))
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.counting import PriorCounter
 from trainer.data.batches import Batch, BatchPlanner, Terms, shard
 from trainer.losses import StepInput
 from trainer.models.streams import PackedStreams, StreamPacker
@@ -48,6 +49,7 @@ def steps(
     parts: int,
     pin: bool,
     stand_in: bool,
+    counter: PriorCounter | None = None,
 ) -> Iterator[Step]:
     """A worker's steps of an epoch.
 
@@ -60,6 +62,7 @@ def steps(
         parts: parts of each share.
         pin: page-lock the tensors, so that the copy to a GPU need not wait.
         stand_in: let another part stand in for one without users.
+        counter: looks up what a prior counts; none for a model without one.
     """
     for batch in islice(planner.epoch(epoch), start, None):
         # Part p of worker r is share p · world + r: every worker has the same users as without parts.
@@ -68,7 +71,7 @@ def steps(
         weighted = [(share, 1.0) for share in shares if len(share.users)]
         if stand_in and len(weighted) < parts:
             weighted += [(shard(batch, 0, count), 0.0)] * (parts - len(weighted))
-        yield Step(batch.terms, [(_packed(share, packer, pin), weight) for share, weight in weighted])
+        yield Step(batch.terms, [(_packed(share, packer, pin, counter), weight) for share, weight in weighted])
 
 
 def ahead(source: Iterator[T], device: str) -> AbstractContextManager[Iterator[T] | Prefetcher[T]]:
@@ -76,12 +79,12 @@ def ahead(source: Iterator[T], device: str) -> AbstractContextManager[Iterator[T
     return Prefetcher(source, _DEPTH) if device.startswith("cuda") else nullcontext(source)
 
 
-def _packed(share: Batch, packer: StreamPacker, pin: bool) -> StepInput:
-    step = to_step_input(share, packer, "cpu")
+def _packed(share: Batch, packer: StreamPacker, pin: bool, counter: PriorCounter | None) -> StepInput:
+    step = to_step_input(share, packer, "cpu", counter)
     return _mapped(step, Tensor.pin_memory) if pin else step
 
 
-def to_step_input(batch: Batch, packer: StreamPacker, device: str) -> StepInput:
+def to_step_input(batch: Batch, packer: StreamPacker, device: str, counter: PriorCounter | None = None) -> StepInput:
     """Pack a batch's streams and turn its arrays into tensors on `device`."""
 
     def tensor(array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Tensor:
@@ -100,6 +103,8 @@ def to_step_input(batch: Batch, packer: StreamPacker, device: str) -> StepInput:
         cf_items=tensor(batch.cf_items),
         cf_negatives=tensor(batch.cf_negatives),
         terms=batch.terms,
+        seed=batch.seed,
+        prior=None if counter is None else counter.of_prefixes(batch.users, batch.lengths, batch.inputs),
     )
     return to_device(step, device)
 

@@ -7,7 +7,15 @@ import math
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from trainer.config import OptimizationConfig
+from trainer.config import OptimizationConfig, Part
+
+_PARTS: dict[Part, tuple[str, ...]] = {
+    "head": ("item_head.",),
+    "prior": ("prior.",),
+    "adapters": ("da_layers.", "special"),
+    "collaborative": ("collaborative.", "columns."),
+}
+"""Where the names of their parameters begin."""
 
 
 def create_optimizer(model: nn.Module, config: OptimizationConfig) -> AdamW:
@@ -15,12 +23,25 @@ def create_optimizer(model: nn.Module, config: OptimizationConfig) -> AdamW:
 
     The fused form is the fastest on CPU and GPU alike, and the one that can leave out a step by a flag on the device.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return AdamW(groups, lr=config.learning_rate, fused=True)
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+    for decayed in (True, False):
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and (parameter.ndim >= 2) == decayed:
+                decay, rate = _of_part(name, config)
+                groups.setdefault((decayed, decay if decayed else 0.0, rate), []).append(parameter)
+    return AdamW(
+        [{"params": found, "weight_decay": decay, "rate": rate} for (_, decay, rate), found in groups.items()],
+        lr=config.learning_rate,
+        fused=True,
+    )
+
+
+def _of_part(name: str, config: OptimizationConfig) -> tuple[float, float]:
+    """Weight decay and share of the learning rate of a parameter."""
+    for part, prefixes in _PARTS.items():
+        if name.startswith(prefixes):
+            return config.decays.get(part, config.weight_decay), config.rates.get(part, 1.0)
+    return config.weight_decay, 1.0
 
 
 def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
@@ -39,7 +60,7 @@ def set_learning_rate(optimizer: AdamW, config: OptimizationConfig, step: int, t
     else:
         rate = config.learning_rate
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["rate"]
     return rate
 
 

@@ -1,15 +1,21 @@
-"""Pretraining of a CF model that stays frozen afterwards (Fig. 14)."""
+"""What is trained before the first epoch: a CF model that stays frozen afterwards (Fig. 14), the weights of a prior."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.nn.functional import cross_entropy
 
 from trainer.config import RunConfig
+from trainer.counting import PriorCounter
 from trainer.data.ragged import Ragged
 from trainer.models.collaborative.base import CollaborativeModel
+from trainer.models.prior import Prior
 
 _BATCH = 1024
+_PRIOR_LOGITS = 2**21
+_PRIOR_ROWS = 512
+_PRIOR_LEARNING_RATE = 0.05
 
 
 def pretrain_collaborative(model: CollaborativeModel, train: Ragged, config: RunConfig, device: str) -> None:
@@ -38,3 +44,33 @@ def pretrain_collaborative(model: CollaborativeModel, train: Ragged, config: Run
             loss.backward()
             optimizer.step()
     model.requires_grad_(False)
+
+
+def fit_prior(prior: Prior, counter: PriorCounter, train: Ragged, config: RunConfig, device: str) -> None:
+    """Fit the weights of a prior by itself to the training part, by Adam, in place: what the model learns is beside it.
+
+    Args:
+        prior: on `device`.
+        counter: looks the histories up.
+        train: training part of every user.
+        config: steps (`model.prior`), longest history, seed.
+        device: where to train.
+    """
+    assert config.model.prior is not None
+    window = train.newest(config.data.max_items + 1)
+    users = np.flatnonzero(window.lengths >= 2)
+    rng = np.random.default_rng([config.seed, 2])
+    optimizer = torch.optim.Adam(prior.parameters(), lr=_PRIOR_LEARNING_RATE)
+    rows = int(np.clip(_PRIOR_LOGITS // prior.log_frequency_i.numel(), 1, _PRIOR_ROWS))
+    for _ in range(config.model.prior.fit_steps if len(users) else 0):
+        chosen = rng.permutation(users)[: max(rows // 2, 1)]
+        histories = window.take(chosen)
+        lasts = histories.offsets[1:] - 1
+        inputs, targets = np.delete(histories.values, lasts), np.delete(histories.values, histories.offsets[:-1])
+        given = counter.of_prefixes(chosen, histories.lengths - 1, inputs.astype(np.int64))
+        kept = rng.permutation(len(targets))[:rows]
+        wanted = torch.from_numpy(targets[kept].astype(np.int64)).to(device)
+        logits = prior(given.to(device))[torch.from_numpy(kept).to(device)]
+        optimizer.zero_grad(set_to_none=True)
+        cross_entropy(logits, wanted).backward()
+        optimizer.step()

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from trainer.architecture import Architecture
 from trainer.baselines import BASELINES, Catalogue, baseline_options, create_baseline
 from trainer.cache import cached
-from trainer.config import BackboneConfig, NegativesConfig, RunConfig
+from trainer.config import BackboneConfig, NegativesConfig, PriorConfig, RunConfig
 from trainer.data.dataset import Dataset
 from trainer.data.negatives import hard_negatives
 from trainer.data.ragged import Ragged
+from trainer.data.relations import Relations, item_relations
 from trainer.data.text import encode_items
 from trainer.errors import BadInput
 from trainer.models.backbones import LoadedBackbone, layer_count, load_backbone, position_count
@@ -51,6 +52,8 @@ class Materials(Judged):
     backbone: LoadedBackbone
     packer: StreamPacker
     hard_negatives: Ragged
+    relations: Relations | None = None
+    """Of the items, for a model with a prior."""
 
 
 class Warm:
@@ -62,6 +65,7 @@ class Warm:
         self._backbones: dict[tuple[str, str | None, Precision], LoadedBackbone] = {}
         self._packers: dict[tuple[str, str | None, Path, int], StreamPacker] = {}
         self._negatives: dict[tuple[str, float, int, NegativesConfig], Ragged] = {}
+        self._relations: dict[tuple[str, float, int, int, int], Relations] = {}
 
     def of(self, config: RunConfig) -> Judged:
         """What a run needs, DARec's or a baseline's.
@@ -90,7 +94,8 @@ class Warm:
             negatives = self._negatives[negatives_key]
         else:
             negatives = self._negatives[negatives_key] = hard_negatives(dataset, config.negatives, cache)
-        return Materials(dataset, judged.validation, backbone, packer, negatives)
+        relations = None if config.model.prior is None else self._related(config, config.model.prior, dataset)
+        return Materials(dataset, judged.validation, backbone, packer, negatives, relations)
 
     def judged(self, config: RunConfig) -> Judged:
         """The dataset of a run, and whose held-out items it is judged by.
@@ -124,6 +129,13 @@ class Warm:
         if not sharded:
             self._backbones[key] = loaded
         return loaded
+
+    def _related(self, config: RunConfig, prior: PriorConfig, dataset: Dataset) -> Relations:
+        data = config.data
+        key = (data.path, data.users_fraction, data.subset_seed, prior.gap, prior.partners)
+        if key not in self._relations:
+            self._relations[key] = item_relations(dataset, prior, config.cache)
+        return self._relations[key]
 
     def _packer(self, backbone: LoadedBackbone, dataset: Dataset, max_item_tokens: int) -> StreamPacker:
         key = (backbone.name, backbone.revision, dataset.folder, max_item_tokens)
