@@ -63,6 +63,13 @@ _RECBOLE: Changes = {
 }
 """How RecBole trains sequence models, as far as it is not searched."""
 
+_PRIOR: Changes = {
+    "model.prior": {},
+    "model.head_dropout": 0.2,
+    "optimization.rates": {"head": 0.1, "prior": 3.0},
+}
+"""What makes `darec` this project's: found on validation data of Scientific (docs/results.md)."""
+
 SCALES = {
     "full": Scale(
         name="full",
@@ -77,7 +84,7 @@ SCALES = {
             "optimization": {"epochs": 40, "learning_rate": 5.0e-5, "warmup_fraction": 0.06},
         },
         baseline={"optimization": {**_RECBOLE, "epochs": 100, "patience": 10}},
-        methods={"bert4rec": {"optimization": {"epochs": 200, "patience": 20}}},
+        methods={"bert4rec": {"optimization": {"epochs": 200, "patience": 20}}, "darec": _PRIOR},
         search={},
         search_of={"baseline": {"data.users_fraction": 1.0}},
         trials=30,
@@ -96,7 +103,10 @@ SCALES = {
             "optimization": {"epochs": 5, "batch_size": 16, "learning_rate": 1.0e-3, "patience": 2},
         },
         baseline={"data.max_items": 50, "optimization": {**_RECBOLE, "epochs": 20, "patience": 3}},
-        methods={name: {"optimization": {"epochs": 10, "patience": 2}} for name in ("fdsa", "unisrec")},
+        methods={
+            **{name: {"optimization": {"epochs": 10, "patience": 2}} for name in ("fdsa", "unisrec")},
+            "darec": _PRIOR,
+        },
         too_slow=("p5", "recformer"),
         search={"optimization.patience": None},
         search_of={

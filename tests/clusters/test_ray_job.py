@@ -164,7 +164,7 @@ def test_a_study_is_submitted_stopped_and_submitted_again(cluster, measured):
     assert (study / "best" / "architecture.json").exists()
     states = run_states(folder)
     assert set(states.values()) == {"FINISHED"}
-    assert len(states) == len(after) + 2  # the study and the final run
+    assert len(states) == len(after) + 4  # the study, the final run and two references
     wait_for("lanes to be gone", lambda: not jobs.actors())
 
     written = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
