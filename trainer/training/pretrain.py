@@ -63,14 +63,14 @@ def fit_prior(prior: Prior, counter: PriorCounter, train: Ragged, config: RunCon
     optimizer = torch.optim.Adam(prior.parameters(), lr=_PRIOR_LEARNING_RATE)
     rows = int(np.clip(_PRIOR_LOGITS // prior.log_frequency_i.numel(), 1, _PRIOR_ROWS))
     for _ in range(config.model.prior.fit_steps if len(users) else 0):
-        chosen = rng.permutation(users)[: max(rows // 2, 1)]
+        order = rng.permutation(users)
+        ends = np.cumsum(window.lengths[order] - 1)
+        chosen = order[: max(int(np.searchsorted(ends, rows, "right")), 1)]
         histories = window.take(chosen)
         lasts = histories.offsets[1:] - 1
         inputs, targets = np.delete(histories.values, lasts), np.delete(histories.values, histories.offsets[:-1])
         given = counter.of_prefixes(chosen, histories.lengths - 1, inputs.astype(np.int64))
-        kept = rng.permutation(len(targets))[:rows]
-        wanted = torch.from_numpy(targets[kept].astype(np.int64)).to(device)
-        logits = prior(given.to(device))[torch.from_numpy(kept).to(device)]
+        wanted = torch.from_numpy(targets[:rows].astype(np.int64)).to(device)
         optimizer.zero_grad(set_to_none=True)
-        cross_entropy(logits, wanted).backward()
+        cross_entropy(prior(given.to(device), 0, len(wanted)), wanted).backward()
         optimizer.step()
