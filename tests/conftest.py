@@ -17,6 +17,9 @@ from hypothesis import settings
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
+# Ray would have its workers come last, after the other processes that run tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 _BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -172,7 +172,7 @@ def test_figures_share_darec_and_leave_out_what_does_not_fit(shop, tmp_path):
     assert every.datasets[0].figures["fig5"]["DARec"] == every.datasets[0].figures["fig6"]["DARec"]
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_figure_on_ray(shop, tmp_path, capsys):
     arguments = ["fig5", "--data", shop / "shop", "--scale", "tiny", "--out", tmp_path / "out", "--lanes", "2"]
     assert cli.main(["reproduce", *map(str, arguments), "--set", f"cache={shop / 'cache'}"]) == 0

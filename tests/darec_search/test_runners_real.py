@@ -168,7 +168,7 @@ def test_the_final_run_takes_two_workers_that_share_the_backbone(folder):
     assert 2 * result.cost.wall_s / 3600 <= final_hours(study) < 2 * (result.cost.wall_s + 10) / 3600
 
 
-@pytest.mark.parametrize("kind", ["local", "ray"])
+@pytest.mark.parametrize("kind", ["local", pytest.param("ray", marks=pytest.mark.cluster)])
 def test_a_killed_controller_resumes_without_loss_or_repetition(tmp_path, kind):
     real_study(tmp_path, "study")  # data and backbone, so that the first start is at its trials soon
     command = [sys.executable, real_studies.__file__, str(tmp_path), kind]

@@ -22,6 +22,7 @@ MAY_OPEN = {
     "darec_search/recommender.py",
     "darec_search/verification.py",
     "darec_search/sweep.py",
+    "darec_search/reproduce/references.py",
 }
 
 

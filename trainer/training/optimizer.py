@@ -29,6 +29,8 @@ def create_optimizer(model: nn.Module, config: OptimizationConfig) -> AdamW:
             if parameter.requires_grad and (parameter.ndim >= 2) == decayed:
                 decay, rate = _of_part(name, config)
                 groups.setdefault((decayed, decay if decayed else 0.0, rate), []).append(parameter)
+    if not groups:  # a reference has nothing to train; AdamW takes that as a group, and not without one
+        groups[False, 0.0, 1.0] = []
     return AdamW(
         [{"params": found, "weight_decay": decay, "rate": rate} for (_, decay, rate), found in groups.items()],
         lr=config.learning_rate,
