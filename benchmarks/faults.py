@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ from rich.table import Table
 from darec_search.study import Study, Trial
 
 ROOT = Path(__file__).resolve().parents[1]
+QUICK_KILLS = 10
+"""Of the controller in one study, with `--quick`."""
 STARTUP_S = 12.0
 """A controller is killed within so many seconds of its start, or of its first sign of training."""
 
@@ -47,11 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     console, rows = Console(), []
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        common = Common(Path(folder), random.Random(options.seed), options.quick, options.kills)
-        for name in options.faults:
-            with console.status(name):
-                rows.append(FAULTS[name](common, name))
-            console.print(str(rows[-1]))
+        kills = min(options.kills, QUICK_KILLS) if options.quick else options.kills
+        with ThreadPoolExecutor(2 if options.quick else 1) as pool:
+            found = []
+            for name in options.faults:
+                common = Common(Path(folder), random.Random(f"{options.seed} {name}"), options.quick, kills)
+                found.append(pool.submit(FAULTS[name], common, name))
+            for name, row in zip(options.faults, found, strict=True):
+                with console.status(name):
+                    rows.append(row.result())
+                console.print(str(rows[-1]))
     table = Table("fault", "injected", "lost", "repeated", "seconds to recover", "what was seen")
     for row in rows:
         table.add_row(row.fault, str(row.injected), str(row.lost), str(row.repeated), row.seconds, row.seen)
@@ -359,10 +367,11 @@ def _injected(common: Common, fault: str, what: str, status: str, resources: dic
     case = Case(common, fault, resources=resources, search={"trials": 6})
     running = case.start()
     wait_for("a result", lambda: case.results() or running.poll() is not None)
+    before = len(case.ended_as(status))
     (case.faults / what).touch()
     wait_for("the fault", lambda: list(case.faults.glob(f"{what}-taken-*")) or running.poll() is not None, 0.05)
     case.injected = 1
-    before, since = len(case.ended_as(status)), time.time()
+    since = time.time()
     wait_for("its record", lambda: len(case.ended_as(status)) > before or running.poll() is not None, 0.05)
     case.recovery_s.append(time.time() - since)
     case.finish(running)
@@ -482,7 +491,7 @@ def _document(shared: Path, study: Path) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer kills on Ray; within 20 minutes on two cores")
+    parser.add_argument("--quick", action="store_true", help="fewer kills, and two faults at a time")
     parser.add_argument("--record", action="store_true", help="append the result to results/faults.jsonl")
     parser.add_argument("--faults", nargs="+", default=list(FAULTS), choices=list(FAULTS), help="which ones")
     parser.add_argument("--kills", type=int, default=20, help="of the controller in one study")
