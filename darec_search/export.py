@@ -38,7 +38,7 @@ from trainer.architecture import Architecture
 from trainer.config import RunConfig
 from trainer.data.dataset import Dataset
 from trainer.data.ragged import read_table
-from trainer.data.relations import FILE as RELATIONS
+from trainer.data.relations import RELATIONS_FILE
 from trainer.errors import BadInput
 from trainer.inference import FoldIn, TrainedModel, default_device, restore
 from trainer.metrics import ranking_metrics
@@ -156,8 +156,8 @@ def _write(final: _Final, folder: Path, format: Format) -> Card:
     materials = final.warm.materials(final.config)
     backbone, relations_sha256 = materials.backbone, None
     if materials.relations is not None:
-        materials.relations.save(folder / RELATIONS)
-        relations_sha256 = sha256(folder / RELATIONS)
+        materials.relations.save(folder / RELATIONS_FILE)
+        relations_sha256 = sha256(folder / RELATIONS_FILE)
     card = _card(final, copy_backbone(backbone.name, folder), backbone.revision, folder).model_copy(
         update={
             "unseen": unseen,
@@ -184,7 +184,7 @@ def _keep(folder: Path, format: Format) -> None:
     if format == "torch":
         return
     tables = ("items.parquet", "users.parquet") if format == "card" else ()
-    for name in ("model.safetensors", FOLD_IN, RELATIONS, *tables):
+    for name in ("model.safetensors", FOLD_IN, RELATIONS_FILE, *tables):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "backbone", ignore_errors=True)
 

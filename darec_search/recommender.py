@@ -16,8 +16,7 @@ from darec_search.evaluation import Evaluation
 from darec_search.titles import Items
 from trainer.data.dataset import Dataset, Split
 from trainer.data.ragged import read_table
-from trainer.data.relations import FILE as RELATIONS
-from trainer.data.relations import Relations
+from trainer.data.relations import RELATIONS_FILE, Relations
 from trainer.errors import BadInput
 from trainer.inference import FoldIn, TrainedModel, assemble, default_device
 from trainer.metrics import CUTOFF
@@ -204,9 +203,9 @@ def read_tables(folder: Path, card: Card) -> tuple[dict[str, list[str]], list[st
 def _relations(folder: Path, card: Card) -> Relations | None:
     if card.model.prior is None:
         return None
-    relations = Relations.load(folder / RELATIONS)
-    if sha256(folder / RELATIONS) != card.relations_sha256:
-        raise BadInput(f"{folder / RELATIONS}: is not the one that {CARD} describes; export it again")
+    relations = Relations.load(folder / RELATIONS_FILE)
+    if sha256(folder / RELATIONS_FILE) != card.relations_sha256:
+        raise BadInput(f"{folder / RELATIONS_FILE}: is not the one that {CARD} describes; export it again")
     return relations
 
 

@@ -98,6 +98,10 @@ class CollaborativeConfig(Section):
     )
 
 
+RELATIONS = ("together", "next", "text")
+"""What a prior may know of two items: `trainer.data.relations` says what each is."""
+
+
 class PriorConfig(Section):
     """Logits that are counted in the training part, added to those of [SEQ]; the paper has none (docs/darec.md)."""
 
@@ -108,7 +112,8 @@ class PriorConfig(Section):
         "often an item was bought, whether it is in the history; each with a learned weight.",
     )
     leave_one_out: bool = Field(
-        True, description="Train on the counts as they would be without the user in hand, who else meets itself there."
+        True,
+        description="Train on counts without the user in hand, whose own pairs would tell each next item.",
     )
     decay: Fraction = Field(0.7, description="Weight of an item of the history against the one after it.")
     gap: Positive = Field(3, description="Places apart at most of items that follow each other; each weighs 1/gap.")

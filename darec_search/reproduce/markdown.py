@@ -55,7 +55,8 @@ def times_table(title: str, claim: str, datasets: Mapping[str, Sequence[Entry]],
 def _metric_rows(dataset: str, entries: Mapping[str, Entry], names: Sequence[str]) -> list[list[str]]:
     rows = []
     for metric in METRICS:
-        order = sorted(entries, key=lambda name, by=metric: -entries[name][by])  # type: ignore[misc]
+        values = {name: entry[metric] for name, entry in entries.items()}
+        order = sorted(values, key=values.__getitem__, reverse=True)
         marks: dict[str, Callable[[str], str]] = {order[0]: "**{}**".format}
         if len(order) > 1:
             marks[order[1]] = "*{}*".format

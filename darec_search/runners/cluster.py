@@ -115,7 +115,7 @@ def room_for_lanes(resources: ResourcesConfig, nodes: Sequence[Node] | None = No
     """
     nodes = _nodes() if nodes is None else nodes
     lanes, each = resources.lanes, resources.each
-    room = sum(_room(node, each.cpus, each.gpus) for node in nodes) // resources.workers_per_lane
+    room = room_for(each.cpus, each.gpus, nodes) // resources.workers_per_lane
     if room == 0:
         raise _no_room(resources, nodes)
     if room < lanes:
@@ -134,12 +134,23 @@ def check_final_run(promotion: PromotionConfig, nodes: Sequence[Node] | None = N
         BadInput: if its workers do not fit.
     """
     cpus, gpus = promotion.cpus_per_worker, promotion.gpus_per_worker
-    room = sum(_room(node, cpus, gpus) for node in (_nodes() if nodes is None else nodes))
+    room = room_for(cpus, gpus, nodes)
     if room < promotion.num_workers:
         raise BadInput(
             f"promotion.num_workers: the final run needs {promotion.num_workers} workers of {cpus:g} CPUs and {gpus:g} "
             f"GPUs, the Ray cluster has room for {room}; lower num_workers or what each needs, or use a larger cluster"
         )
+
+
+def room_for(cpus: float, gpus: float, nodes: Sequence[Node] | None = None) -> int:
+    """How many processes a cluster has room for, each on one node.
+
+    Args:
+        cpus: of each.
+        gpus: of each, or a share of one.
+        nodes: of the cluster; those of the connected one when absent.
+    """
+    return sum(_room(node, cpus, gpus) for node in (_nodes() if nodes is None else nodes))
 
 
 def _no_room(resources: ResourcesConfig, nodes: Sequence[Node]) -> BadInput:

@@ -7,7 +7,7 @@ from typing import Any
 from darec_search.config import StudyConfig
 from darec_search.reproduce.chains import Job
 from darec_search.reproduce.executors import Done, train
-from darec_search.runners.cluster import connect
+from darec_search.runners.cluster import connect, room_for
 from trainer.errors import BadInput
 from trainer.threads import of_threads
 from trainer.training.attempts import Held
@@ -22,24 +22,6 @@ def _task(job: Job, held: Held) -> Done:
     _warm = _warm or Warm()
     with of_threads(max(1, int(held.cpus))):
         return train(job, _warm, held)
-
-
-def _room(cpus: float, gpus: float) -> int:
-    """Trainings at a time that the connected cluster's CPUs and GPUs are enough for.
-
-    Raises:
-        BadInput: if it is none.
-    """
-    import ray
-
-    total = ray.cluster_resources()
-    room = int(min(total.get(name, 0) // need for name, need in (("CPU", cpus), ("GPU", gpus)) if need))
-    if room == 0:
-        raise BadInput(
-            f"a training takes {cpus:g} CPUs and {gpus:g} GPUs, the Ray cluster has {total.get('CPU', 0):g} and "
-            f"{total.get('GPU', 0):g}; join another by --address, or choose another --scale or --runner local"
-        )
-    return room
 
 
 class RayExecutor:
@@ -60,7 +42,12 @@ class RayExecutor:
 
         resources = config.resources
         self._held = resources.held
-        room = _room(resources.cpus_per_lane, resources.gpus_per_lane)
+        room = room_for(resources.cpus_per_lane, resources.gpus_per_lane)
+        if room == 0:
+            raise BadInput(
+                f"a training takes {self._held.cpus:g} CPUs and {self._held.gpus:g} GPUs, and no node of the Ray "
+                "cluster has that; join another by --address, or choose another --scale or --runner local"
+            )
         self.slots = room if fill else min(room, resources.lanes)
         self._remote: Any = ray.remote(
             num_cpus=resources.cpus_per_lane, num_gpus=resources.gpus_per_lane, max_retries=resources.attempts - 1

@@ -63,3 +63,10 @@ def test_a_row_outside_is_an_error():
     assert ragged[-1].tolist() == [2, 3]
     with pytest.raises(IndexError):
         ragged[2]
+
+
+@given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=5), max_size=6))
+def test_shifted_pairs_every_value_with_the_next(rows):
+    inputs, following = Ragged.from_rows(rows).shifted()
+    assert as_lists(inputs) == [row[:-1] for row in rows]
+    assert following.tolist() == [value for row in rows for value in row[1:]]

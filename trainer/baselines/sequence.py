@@ -87,11 +87,8 @@ class Baseline(Network):
 
     def examples(self, histories: Ragged, rng: np.random.Generator) -> Examples:
         """Predict the next item at every place; histories have two items or more."""
-        values, starts = histories.values.astype(np.int64), histories.offsets
-        inputs = np.delete(values, starts[1:] - 1)
-        return Examples(
-            Ragged.from_lengths(inputs, histories.lengths - 1), np.arange(len(inputs)), np.delete(values, starts[:-1])
-        )
+        inputs, targets = histories.shifted()
+        return Examples(inputs, np.arange(len(targets)), targets.astype(np.int64))
 
     def question(self, histories: Ragged) -> Ragged:
         """Inputs whose last state is to predict the item after each history, of one item or more."""

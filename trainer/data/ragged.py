@@ -85,6 +85,11 @@ class Ragged:
         before_end = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths), lengths)
         return Ragged.from_lengths(self.values[np.repeat(self.offsets[1:], lengths) + before_end], lengths)
 
+    def shifted(self) -> tuple[Ragged, NDArray[np.int32]]:
+        """Every row without its last value, and what follows each of these values; no row may be empty."""
+        inputs = Ragged.from_lengths(np.delete(self.values, self.offsets[1:] - 1), self.lengths - 1)
+        return inputs, np.delete(self.values, self.offsets[:-1])
+
     def append(self, column: NDArray[np.integer]) -> Ragged:
         """Every row with one more value at its end; column is [rows]."""
         return Ragged(

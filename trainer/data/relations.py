@@ -20,14 +20,13 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from trainer.cache import cached
-from trainer.config import PriorConfig
+from trainer.config import RELATIONS, PriorConfig
 from trainer.data.dataset import Dataset
 from trainer.data.ragged import Ragged
 from trainer.data.text import tfidf
 from trainer.errors import BadInput
 
-RELATIONS = ("together", "next", "text")
-FILE = "relations.safetensors"
+RELATIONS_FILE = "relations.safetensors"
 _TEXT_COLUMNS = ("title", "categories", "brand")
 _VERSION = 1
 _ITEMS_AT_A_TIME = 1024
@@ -87,8 +86,8 @@ def item_relations(dataset: Dataset, config: PriorConfig, cache: Path | str) -> 
         "gap": config.gap,
         "partners": config.partners,
     }
-    folder = cached(cache, "relations", key, lambda folder: relate(dataset, config).save(folder / FILE))
-    return Relations.load(folder / FILE)
+    folder = cached(cache, "relations", key, lambda folder: relate(dataset, config).save(folder / RELATIONS_FILE))
+    return Relations.load(folder / RELATIONS_FILE)
 
 
 def relate(dataset: Dataset, config: PriorConfig) -> Relations:

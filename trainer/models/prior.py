@@ -18,11 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainer.config import PriorConfig
+from trainer.config import RELATIONS, PriorConfig
 
 Ints = NDArray[np.int64]
 
-RELATIONS = ("together", "next", "text")
 WEIGHTS = (*RELATIONS, "popularity", "seen", "latest")
 _FIRST_WEIGHTS = (1.0, 1.0, 1.0, 0.8, 0.0, 0.0)
 _FIRST_SHARPNESS = 20.0

@@ -66,10 +66,8 @@ def fit_prior(prior: Prior, counter: PriorCounter, train: Ragged, config: RunCon
         order = rng.permutation(users)
         ends = np.cumsum(window.lengths[order] - 1)
         chosen = order[: max(int(np.searchsorted(ends, rows, "right")), 1)]
-        histories = window.take(chosen)
-        lasts = histories.offsets[1:] - 1
-        inputs, targets = np.delete(histories.values, lasts), np.delete(histories.values, histories.offsets[:-1])
-        given = counter.of_prefixes(chosen, histories.lengths - 1, inputs.astype(np.int64))
+        inputs, targets = window.take(chosen).shifted()
+        given = counter.of_prefixes(chosen, inputs.lengths, inputs.values.astype(np.int64))
         wanted = torch.from_numpy(targets[:rows].astype(np.int64)).to(device)
         optimizer.zero_grad(set_to_none=True)
         cross_entropy(prior(given.to(device), 0, len(wanted)), wanted).backward()
