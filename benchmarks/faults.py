@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -44,7 +45,7 @@ STARTUP_S = 12.0
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
-    console, rows = Console(), []
+    console, rows, started = Console(), [], time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         kills = min(options.kills, QUICK_KILLS) if options.quick else options.kills
         with ThreadPoolExecutor(2 if options.quick else 1) as pool:
@@ -52,17 +53,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name in options.faults:
                 common = Common(Path(folder), random.Random(f"{options.seed} {name}"), options.quick, kills)
                 found.append(pool.submit(FAULTS[name], common, name))
-            for name, row in zip(options.faults, found, strict=True):
+            for name, future in zip(options.faults, found, strict=True):
                 with console.status(name):
-                    rows.append(row.result())
-                console.print(str(rows[-1]))
+                    row = future.result()
+                rows.append(row)
+                console.print(f"{name}: {row.injected} injected, {row.lost} lost, {row.repeated} repeated")
     table = Table("fault", "injected", "lost", "repeated", "seconds to recover", "what was seen")
     for row in rows:
         table.add_row(row.fault, str(row.injected), str(row.lost), str(row.repeated), row.seconds, row.seen)
     console.print(table)
-    totals = {"faults": sum(row.injected for row in rows), "lost": sum(row.lost for row in rows)}
     details = [{**vars(row), "recovery_s": [round(second, 1) for second in row.recovery_s]} for row in rows]
-    line = {"benchmark": "faults", **totals, "repeated": sum(row.repeated for row in rows), "rows": details}
+    line = {
+        "benchmark": "faults",
+        "quick": options.quick,
+        "wall_s": round(time.perf_counter() - started),
+        "faults": sum(row.injected for row in rows),
+        "lost": sum(row.lost for row in rows),
+        "repeated": sum(row.repeated for row in rows),
+        "rows": details,
+    }
     finish(line, options.record)
     if line["lost"] or line["repeated"]:
         sys.exit(1)
@@ -244,7 +253,8 @@ def _injected(common: Common, fault: str, what: str, status: str, resources: dic
     case.finish(running)
     trial = case.ended_as(status)[0]
     assert trial.result is not None
-    return case.row(fault, f"recorded: {trial.result.reason}")
+    what_it_was, *_ = re.split(r"[;(]", str(trial.result.reason))
+    return case.row(fault, f"recorded: {what_it_was.strip()}")
 
 
 def files_damaged(common: Common, fault: str) -> Row:
