@@ -71,6 +71,7 @@ class Card(Section):
     items: Positive = Field(description="Items that it ranks.")
     max_items: Positive = Field(description="Newest items of a history that are read.")
     max_item_tokens: Positive = Field(description="Tokens of an item sentence that are read.")
+    exclude_seen: bool = Field(False, description="Whether its metrics leave out the items of the history.")
     fingerprint: str = Field(description="SHA-256 fingerprint of the dataset.")
     metrics: dict[str, dict[str, float]] = Field(description="Metrics by split.")
     versions: dict[str, str | None] = Field(description="Package versions of the study.")
@@ -97,7 +98,7 @@ class Card(Section):
     def _digest(self) -> str:
         document = self.model_dump(mode="json", exclude={"card_sha256"})
         # Fields that older writers of this version did not have; theirs are read as these.
-        for name in ("format", "sample", "unseen", "task", "relations_sha256"):
+        for name in ("format", "sample", "unseen", "task", "relations_sha256", "exclude_seen"):
             if document[name] == type(self).model_fields[name].default:
                 del document[name]
         for name in ("prior", "head_dropout"):

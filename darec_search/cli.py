@@ -171,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("data", help="dataset folder, or its URL")
     evaluate.add_argument("--split", choices=("test", "validation"), default="test")
     evaluate.add_argument("--cutoffs", default="10", metavar="K,K,…", help="lengths of top lists (10)")
+    evaluate.add_argument("--exclude-seen", action="store_true", help="leave out the items of the history")
     evaluate.add_argument("--per-user", type=Path, metavar="FILE", help="Parquet file to write, a row a user")
     _json(evaluate)
     return parser

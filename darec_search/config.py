@@ -55,6 +55,10 @@ class StudyDataConfig(Section):
         "trained",
         description="Whose validation items a trial is judged by: the users it trains on, or all.",
     )
+    exclude_seen: bool = Field(
+        False,
+        description="Whether evaluations leave out the items of a user's history; a held-out item among them stays.",
+    )
     max_items: Positive = Field(50, description="Newest items of a history that enter a stream.")
     max_item_tokens: Positive = Field(30, description="Tokens of an item sentence that are kept.")
 
@@ -389,6 +393,7 @@ class StudyConfig(Section):
                 users_fraction=users_fraction,
                 subset_seed=self.seed,
                 validation_users=self.data.validation_users,
+                exclude_seen=self.data.exclude_seen,
                 max_items=self.data.max_items,
                 max_item_tokens=self.data.max_item_tokens,
             ),

@@ -140,7 +140,7 @@ def print_result(console: Console, result: StudyResult) -> None:
     console.print()
     console.print(f"Winner: [bold]{Architecture(best.bits).text}[/] ({best.arm})  {_weights(best.weights)}")
     console.print(f"Why: {result.promotion.reason}.", highlight=False)
-    console.print(comparison_table(result.comparison))
+    console.print(comparison_table(result.comparison, study.config.data.exclude_seen))
     console.print(verdict(result.comparison, result.promotion.winner), highlight=False)
     console.print(f"Spent: {ledger(study).text}.", highlight=False, markup=False)
     for text in result.promotion.cut:
@@ -228,9 +228,10 @@ def _count(fewest: int, most: int) -> str:
     return str(most) if fewest == most else f"{fewest}–{most}"
 
 
-def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def comparison_table(rows: Sequence[Mapping[str, Any]], exclude_seen: bool) -> Table:
     """The final table on the test split."""
-    table = Table(title="Test split, all items ranked, none masked", title_justify="left")
+    ranked = "all items ranked but those of the history" if exclude_seen else "all items ranked, none masked"
+    table = Table(title=f"Test split, {ranked}", title_justify="left")
     table.add_column("model")
     for name in COLUMNS:
         table.add_column(NAMES[name], justify="right")

@@ -270,6 +270,7 @@ def _card(final: _Final, backbone: str, revision: str | None, folder: Path) -> C
         items=dataset.n_items,
         max_items=config.data.max_items,
         max_item_tokens=config.data.max_item_tokens,
+        exclude_seen=config.data.exclude_seen,
         fingerprint=dataset.fingerprint,
         metrics=metrics,
         versions=study.environment["packages"],
@@ -301,6 +302,7 @@ def _readme(card: Card) -> str:
     )
     weights = f"λ1 (align) {card.losses.align:g}, λ2 (contrastive) {card.losses.contrastive:g}, "
     weights += f"λ3 (collaborative) {card.losses.collaborative:g}"
+    masked = "but those of the user's history" if card.exclude_seen else "none is masked"
     return f"""# {card.study}: DARec `{card.architecture}`
 
 ![architecture](architecture.png)
@@ -311,7 +313,7 @@ S is a serial, P a parallel adapter; one group per DALayer: causal, context, rec
 | --- | --- | --- | --- |
 {table}
 
-All {card.items:,} items are ranked, none is masked; {card.users:,} users; data fingerprint `{card.fingerprint[:16]}`.
+All {card.items:,} items are ranked, {masked}; {card.users:,} users; data fingerprint `{card.fingerprint[:16]}`.
 
 {_USES[card.format]}
 

@@ -114,7 +114,8 @@ def open_test_split(study: Study, promotion: Promotion) -> list[dict[str, Any]]:
     dataset = study.dataset()
     record_opening(study.folder, _FINAL, dataset.fingerprint, compared)
     study.publish(_OPENINGS)
-    ranks = _test_ranks(models, dataset.unsealed(f"final comparison of study {study.config.name} ({study.id})"))
+    opened = dataset.unsealed(f"final comparison of study {study.config.name} ({study.id})")
+    ranks = _test_ranks(models, opened, study.config.data.exclude_seen)
     winner = per_user_metrics(ranks["winner"])["mrr"]
     table = [_row(name, found, winner, promotion) for name, found in ranks.items()]
     columns = {"user": dataset.user_ids, **{name: found.numpy() for name, found in ranks.items()}}
@@ -166,7 +167,7 @@ def _models(study: Study, promotion: Promotion) -> dict[str, _Full]:
     return models
 
 
-def _test_ranks(models: Mapping[str, _Full], dataset: Dataset) -> dict[str, Tensor]:
+def _test_ranks(models: Mapping[str, _Full], dataset: Dataset, exclude_seen: bool) -> dict[str, Tensor]:
     """[users] test ranks by name: winner, the fixed arms, the references."""
     warm, device = Warm(), default_device()
     ranks = {
@@ -174,7 +175,7 @@ def _test_ranks(models: Mapping[str, _Full], dataset: Dataset) -> dict[str, Tens
         for name, full in models.items()
     }
     for name in IN_EVERY_TABLE:
-        ranks[name] = reference_ranks(REFERENCES[name].fit(dataset), dataset, "test")
+        ranks[name] = reference_ranks(REFERENCES[name].fit(dataset), dataset, "test", exclude_seen=exclude_seen)
     return ranks
 
 

@@ -73,7 +73,7 @@ def identity(config: StudyConfig, fingerprint: str, layers: int) -> dict[str, An
     """Everything that changes a trial's outcome beside its spec."""
     dumped = config.model_dump(mode="json")
     model = {name: value for name, value in dumped["model"].items() if name != "architecture"}
-    data = {name: dumped["data"][name] for name in ("validation_users", "max_items", "max_item_tokens")}
+    data = {name: dumped["data"][name] for name in ("validation_users", "exclude_seen", "max_items", "max_item_tokens")}
     return {
         "fingerprint": fingerprint,
         "layers": layers,

@@ -25,6 +25,7 @@ from darec_search.verification import NotReproduced, evenly
 from trainer.data.dataset import Dataset, Split
 from trainer.data.ragged import Ragged
 from trainer.errors import BadInput
+from trainer.ranking import seen_before
 
 FILE = "scores.onnx"
 TOLERANCE = 1e-4
@@ -93,9 +94,12 @@ def ranks_of(folder: Path, dataset: Dataset, split: Split, chosen: NDArray[np.in
         split: whose items are ranked.
         chosen: numbers of the users.
     """
-    histories = dataset.inputs(split).take(chosen)
-    found = _scores(folder, padded(histories, read_card(folder).max_items), chosen)
-    own = np.take_along_axis(found, dataset.targets(split)[chosen].astype(np.int64)[:, None], 1)
+    card, histories, targets = read_card(folder), dataset.inputs(split).take(chosen), dataset.targets(split)[chosen]
+    found = _scores(folder, padded(histories, card.max_items), chosen)
+    if card.exclude_seen:
+        seen = seen_before(histories, targets)
+        found[seen.row_of_value, seen.values] = -np.inf
+    own = np.take_along_axis(found, targets.astype(np.int64)[:, None], 1)
     ranks: NDArray[np.float64] = 1 + (found > own).sum(1) + ((found == own).sum(1) - 1) / 2
     return ranks
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -97,13 +97,17 @@ class Recommender:
         """Titles of items by id."""
         return [self._titles[self.items.places[item]] for item in history]
 
-    def evaluate(self, dataset: Dataset, split: Split = "test", cutoffs: Sequence[int] = ()) -> Evaluation:
+    def evaluate(
+        self, dataset: Dataset, split: Split = "test", cutoffs: Sequence[int] = (), *, exclude_seen: bool = False
+    ) -> Evaluation:
         """Rank every user's held-out item of a dataset with the same items.
 
         Args:
             dataset: the dataset.
             split: `validation` or `test`, which is opened and that noted in the dataset's folder.
             cutoffs: each k, at least 1, of metrics beside 10.
+            exclude_seen: leave out the items of the history, but for a held-out one that is among them; a model
+                whose study was judged so always does.
 
         Raises:
             BadInput: if its items are not the export's.
@@ -117,7 +121,8 @@ class Recommender:
         known = dataset.fingerprint == self.card.fingerprint
         if split == "test":
             dataset = dataset.unsealed(f"evaluation of the export {self.card.sha256[:12]} of study {self.card.study}")
-        ranked = self.trained.rank(dataset, split, known_users=known, top=every[-1])
+        trained = replace(self.trained, exclude_seen=exclude_seen or self.trained.exclude_seen)
+        ranked = trained.rank(dataset, split, known_users=known, top=every[-1])
         return Evaluation(dataset, split, every, ranked)
 
     def _best(
@@ -179,6 +184,7 @@ def load(path: Path | str, device: str | None = None) -> Recommender:
         max_item_tokens=card.max_item_tokens,
         device=device or default_device(),
         relations=_relations(folder, card),
+        exclude_seen=card.exclude_seen,
     )
     return Recommender(card, trained.folding_in(_fold_in(folder, card)), items, users)
 

@@ -33,6 +33,10 @@ class DataConfig(Section):
         description="Whose validation items a run is judged by: the users it trains on, or all, the others known by "
         "their history alone.",
     )
+    exclude_seen: bool = Field(
+        False,
+        description="Whether evaluations leave out the items of a user's history; a held-out item among them stays.",
+    )
     max_items: Positive = Field(50, description="Newest items of a history that enter a sequence stream.")
     max_item_tokens: Positive = Field(30, description="Tokens of an item sentence that are kept.")
 

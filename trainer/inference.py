@@ -45,6 +45,8 @@ class TrainedModel:
     """Gives users who were not trained on a CF vector of their own; without it they get the average user's."""
     counter: PriorCounter | None = None
     """Looks up what the model's prior counts, if it has one."""
+    exclude_seen: bool = False
+    """Whether `rank` leaves out the items of the history, but for a held-out one that is among them."""
 
     def scores(self, histories: Sequence[NDArray[np.int64]], users: NDArray[np.int64] | None = None) -> Tensor:
         """Scores of all items after each history. For a few histories: the result is [n, items].
@@ -110,6 +112,7 @@ class TrainedModel:
                 vectors=self._vectors(histories, users),
                 top=top,
                 counter=self.counter,
+                exclude_seen=self.exclude_seen,
             )
 
     def ranks(self, dataset: Dataset, split: Split, *, known_users: bool) -> Tensor:
@@ -178,11 +181,20 @@ class TrainedBaseline:
     model: Baseline
     max_items: int
     device: str
+    exclude_seen: bool = False
+    """As of `TrainedModel`."""
 
     def ranks(self, dataset: Dataset, split: Split) -> Tensor:
         """[users] rank of every user's held-out item; `test` opens the test split."""
-        histories = dataset.inputs(split).newest(self.max_items)
-        return rank_histories(self.model, histories, dataset.targets(split), self.device, Workers(0, 1)).ranks
+        return rank_histories(
+            self.model,
+            dataset.inputs(split),
+            dataset.targets(split),
+            self.device,
+            Workers(0, 1),
+            max_items=self.max_items,
+            exclude_seen=self.exclude_seen,
+        ).ranks
 
 
 @dataclass(frozen=True)
@@ -190,10 +202,12 @@ class CountedBaseline:
     """A reference, counted again. Make one with `restore_baseline`."""
 
     reference: Reference
+    exclude_seen: bool = False
+    """As of `TrainedModel`."""
 
     def ranks(self, dataset: Dataset, split: Split) -> Tensor:
         """[users] rank of every user's held-out item; `test` opens the test split."""
-        return reference_ranks(self.reference, dataset, split)
+        return reference_ranks(self.reference, dataset, split, exclude_seen=self.exclude_seen)
 
 
 def restore_baseline(
@@ -212,14 +226,15 @@ def restore_baseline(
     """
     if config.baseline is None:
         raise ValueError("the run has no baseline")
+    data = config.data
     if config.baseline.name in REFERENCES:
-        return CountedBaseline(REFERENCES[config.baseline.name].fit(dataset))
-    model = create_baseline(config.baseline, Catalogue.of(dataset, config.cache), config.data.max_items, config.seed)
+        return CountedBaseline(REFERENCES[config.baseline.name].fit(dataset), data.exclude_seen)
+    model = create_baseline(config.baseline, Catalogue.of(dataset, config.cache), data.max_items, config.seed)
     try:
         model.load_trained_state(state)
     except ValueError as error:
         raise BadInput(f"the trained tensors do not fit the model ({error})") from error
-    return TrainedBaseline(model.to(device).eval(), config.data.max_items, device)
+    return TrainedBaseline(model.to(device).eval(), data.max_items, device, data.exclude_seen)
 
 
 def restore(config: RunConfig, state: dict[str, Tensor], warm: Warm | None = None, device: str = "cpu") -> TrainedModel:
@@ -239,6 +254,7 @@ def restore(config: RunConfig, state: dict[str, Tensor], warm: Warm | None = Non
         device,
         precision,
         counter=_counter(config.model, materials.relations),
+        exclude_seen=config.data.exclude_seen,
     )
 
 
@@ -252,6 +268,7 @@ def assemble(
     max_item_tokens: int,
     device: str = "cpu",
     relations: Relations | None = None,
+    exclude_seen: bool = False,
 ) -> TrainedModel:
     """The model of an export, which has no dataset.
 
@@ -264,6 +281,7 @@ def assemble(
         max_item_tokens: tokens of an item sentence that are kept.
         device: where to put it.
         relations: of the items, for a model with a prior.
+        exclude_seen: as of the model's training.
 
     Raises:
         BadInput: if the backbone cannot be loaded or the tensors do not fit.
@@ -273,7 +291,9 @@ def assemble(
     prompt = backbone.tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
     model = _model(config, backbone, n_users, len(sentences), state, relations)
     packer = StreamPacker(tokens.values, tokens.offsets, prompt)
-    return TrainedModel(model.to(device), packer, max_items, device, counter=_counter(config, relations))
+    return TrainedModel(
+        model.to(device), packer, max_items, device, counter=_counter(config, relations), exclude_seen=exclude_seen
+    )
 
 
 def _counter(config: ModelConfig, relations: Relations | None) -> PriorCounter | None:

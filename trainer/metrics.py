@@ -1,4 +1,4 @@
-"""Ranking metrics over all items, one target a user. No item is masked, not even those already in the history.
+"""Ranking metrics, one target a user. Which items are ranked is decided elsewhere (`ranking.seen_before`).
 
 Legend: n users, B items of a block.
 """

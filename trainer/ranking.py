@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from trainer.data.ragged import Ragged
 from trainer.metrics import RunningRanks
 
 PriorScores = Callable[[NDArray[np.int64]], Tensor]
@@ -34,6 +35,28 @@ class Ranked:
     """[n, k] indices of the best items, best first; among equal scores any may come first."""
     log_likelihoods: Tensor | None = None
     """[n] float64 log p(target), the softmax over all items, where it was asked for."""
+
+
+def seen_before(histories: Ragged, targets_n: NDArray[np.integer]) -> Ragged:
+    """What a ranking with `exclude_seen` leaves out: each history, but for a target that the user already had."""
+    rows = histories.row_of_value
+    stays = histories.values != targets_n[rows]
+    return Ragged.from_lengths(histories.values[stays], np.bincount(rows[stays], minlength=len(histories)))
+
+
+def leave_out(scores_nb: Tensor, seen: Ragged, first: int = 0) -> Tensor:
+    """Put items below all others, in place.
+
+    Args:
+        scores_nb: scores of a block of items.
+        seen: [n] rows of item indices.
+        first: index of the block's first item.
+    """
+    items = seen.values - first
+    inside = (items >= 0) & (items < scores_nb.shape[1])
+    rows, items = seen.row_of_value[inside], items[inside].astype(np.int64)
+    scores_nb[torch.from_numpy(rows).to(scores_nb.device), torch.from_numpy(items).to(scores_nb.device)] = -torch.inf
+    return scores_nb
 
 
 class RunningTop:
@@ -101,21 +124,31 @@ class ItemScorer:
             small blocks make small products.
         prior: scores of all items that some users, given by their places among the states, have beside those of the
             head, [users, items]; none when absent.
+        seen: items of each user that are left out (`seen_before`); none when absent.
 
     Attributes:
         block_users: users that are scored together at most.
     """
 
-    def __init__(self, head: nn.Linear, held: int, block_items: int = 65_536, prior: PriorScores | None = None) -> None:
-        self._head, self._prior = head, prior
+    def __init__(
+        self,
+        head: nn.Linear,
+        held: int,
+        block_items: int = 65_536,
+        prior: PriorScores | None = None,
+        seen: Ragged | None = None,
+    ) -> None:
+        self._head, self._prior, self._seen = head, prior, seen
         self.block_items = min(head.out_features, block_items, held)
         # A prior has the scores of all items at once.
         self.block_users = max(held // (self.block_items if prior is None else head.out_features), 1)
 
     @classmethod
-    def on(cls, head: nn.Linear, device: str, prior: PriorScores | None = None) -> ItemScorer:
+    def on(
+        cls, head: nn.Linear, device: str, prior: PriorScores | None = None, seen: Ragged | None = None
+    ) -> ItemScorer:
         """With the budget of a device: 16 MB stay in a CPU's cache, a GPU wants more to do at once (256 MB)."""
-        return cls(head, 2**26 if device.startswith("cuda") else 2**22, prior=prior)
+        return cls(head, 2**26 if device.startswith("cuda") else 2**22, prior=prior, seen=seen)
 
     @torch.no_grad()
     def all_scores(self, states_nd: Tensor) -> Tensor:
@@ -185,12 +218,14 @@ class ItemScorer:
         """First item and float32 scores [n, B] of every block, `home` before the others; `places` of the users, [n]."""
         states_nd = states_nd.float()
         prior = self._prior(places) if self._prior is not None and len(places) else None
+        seen = None if self._seen is None else self._seen.take(places)
         starts = list(range(0, self._head.out_features, self.block_items))
         for first in (starts[home], *starts[:home], *starts[home + 1 :]):
             items = slice(first, first + self.block_items)
             with torch.autocast(states_nd.device.type, enabled=False):
                 scores = linear(states_nd, self._head.weight[items].float(), self._head.bias[items].float())
-                yield first, scores if prior is None else scores.add_(prior[:, items])
+                scores = scores if prior is None else scores.add_(prior[:, items])
+            yield first, scores if seen is None else leave_out(scores, seen, first)
 
 
 def _runs(values: NDArray[np.integer], longest: int) -> Iterator[slice]:

@@ -138,7 +138,7 @@ def evaluate(parsed: argparse.Namespace, rest: list[str]) -> None:
     if parsed.per_user is not None and (parsed.per_user.is_dir() or not parsed.per_user.parent.is_dir()):
         raise BadInput(f"--per-user {parsed.per_user}: must be a file in a folder that exists")
     model, dataset = load(parsed.model), Dataset.open(parsed.data)
-    evaluation = model.evaluate(dataset, parsed.split, cutoffs)
+    evaluation = model.evaluate(dataset, parsed.split, cutoffs, exclude_seen=parsed.exclude_seen)
     if parsed.split == "test" and (parsed.model.absolute().parent / "environment.json").exists():
         from darec_search.final_models import record_opening
 

@@ -13,7 +13,9 @@ import torch
 
 from darec_search.reproduce.experiments import EXPERIMENTS
 from darec_search.reproduce.markdown import comparison_tables, figure_table, times_table
+from darec_search.reproduce.methods import all_methods
 from darec_search.reproduce.plots import draw
+from darec_search.reproduce.results import DAREC
 from darec_search.reproduce.scales import Scale
 from darec_search.reproduce.setup import Setup
 from trainer.training.result import write_atomic
@@ -29,7 +31,8 @@ def dataset_facts(setup: Setup) -> dict[str, Any]:
     """What a dataset is, and whether the paper's figures may stand beside it."""
     names = ("users", "items", "train_interactions", "fingerprint")
     facts = {name: getattr(setup.manifest, name) for name in names}
-    return {**facts, "paper": setup.paper.name, "why_not_compared": setup.paper.why_not}
+    exclude_seen = setup.config(all_methods()[DAREC]).data.exclude_seen
+    return {**facts, "exclude_seen": exclude_seen, "paper": setup.paper.name, "why_not_compared": setup.paper.why_not}
 
 
 def machine_facts(scale: Scale) -> dict[str, Any]:

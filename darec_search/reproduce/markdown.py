@@ -19,11 +19,13 @@ def comparison_tables(results: Mapping[str, Mapping[str, Entry]], about: Mapping
     rows = [row for dataset, entries in results.items() for row in _metric_rows(dataset, entries, names)]
     parts = [_table(["Dataset", "Metric", *(titles[name] for name in names), "Improv."], rows)]
     parts.append(
-        "Test split, all items ranked, none masked; mean ± standard deviation over seeds; best in bold, second best in "
-        "italics. Improv.: DARec against the best other method, metric by metric."
+        "Test split; mean ± standard deviation over seeds; best in bold, second best in italics. Improv.: DARec "
+        "against the best other method, metric by metric."
     )
     for dataset, entries in results.items():
-        parts += [f"**{dataset}**: {_compared(about['datasets'][dataset])}", _details(entries), _verdict(entries)]
+        facts = about["datasets"][dataset]
+        ranked = "all items are ranked but those of the history" if facts["exclude_seen"] else "all items are ranked"
+        parts += [f"**{dataset}**: {ranked}; {_compared(facts)}", _details(entries), _verdict(entries)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -59,8 +59,9 @@ def _baseline(name: str) -> Method:
 
 
 _TITLES = {
-    "popularity": "Popularity", "neighbours": "Neighbours", "gru4rec": "GRU4Rec", "sasrec": "SASRec",
-    "bert4rec": "BERT4Rec", "fdsa": "FDSA", "unisrec": "UniSRec", "recformer": "RecFormer", "p5": "P5",
+    "popularity": "Popularity", "neighbours": "Neighbours", "itemknn": "ItemKNN", "gru4rec": "GRU4Rec",
+    "sasrec": "SASRec", "bert4rec": "BERT4Rec", "fdsa": "FDSA", "unisrec": "UniSRec", "recformer": "RecFormer",
+    "p5": "P5",
 }  # fmt: skip
 
 

@@ -194,7 +194,8 @@ def run(planned: Plan, executor: Executor, observer: Observer) -> dict[str, Any]
     try:
         for dataset in planned.datasets:
             for name in dataset.references:
-                measure_reference(name, dataset.setup.data, dataset.folder / "references" / name)
+                data = dataset.setup.config(all_methods()[name]).data
+                measure_reference(name, data, dataset.folder / "references" / name)
         drive([chain for dataset in planned.datasets for chain in dataset.chains.values()], executor, observer)
     finally:
         found = write(planned, measured_here=verify(planned) > before)

@@ -45,6 +45,21 @@ def test_top_lists_are_what_is_recommended(finished, data):
     ]
 
 
+def test_what_the_user_has_is_left_out_on_request(capsys, finished, data):
+    recommender, dataset = load(finished.model), Dataset.open(data)
+    evaluation = recommender.evaluate(dataset, "validation", [3], exclude_seen=True)
+    histories = [[dataset.item_ids[item] for item in history] for history in dataset.train]
+    recommended = recommender.recommend(histories, top=10, users=dataset.user_ids, exclude_seen=True)
+    fresh = ~np.array([target in row for target, row in zip(dataset.validation, dataset.train, strict=True)])
+    assert fresh.mean() > 0.9
+    for user in np.flatnonzero(fresh):
+        shown = [dataset.item_ids[item] for item in evaluation.ranked.top_items[user].tolist()]
+        assert shown == [item.id for item in recommended[user]]
+    found = json.loads(evaluate(capsys, finished.model, data, "--split", "validation", "--exclude-seen", "--json"))
+    assert found["mrr"] == evaluation.document()["mrr"]
+    assert found["mrr"] > json.loads(evaluate(capsys, finished.model, data, "--split", "validation", "--json"))["mrr"]
+
+
 def test_the_per_user_file_tells_what_the_means_are_made_of(capsys, finished, data, tmp_path):
     file = tmp_path / "users.parquet"
     arguments = ["--split", "validation", "--cutoffs", "3", "--per-user", file, "--json"]

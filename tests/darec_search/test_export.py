@@ -12,7 +12,9 @@ import torch
 from tiny_studies import study_config, study_document
 
 from darec_search import pipeline
+from darec_search.card import read_card
 from darec_search.export import Card, export, load
+from darec_search.onnx_export import ranks_of
 from darec_search.study import Study
 from darec_search.verification import NotReproduced
 from trainer.data.dataset import Dataset
@@ -264,6 +266,11 @@ def test_scores_as_a_graph(finished, tmp_path, dataset):
         items = np.array([[-1] * (length - len(histories[place])) + histories[place] for place in shown])
         (scores,) = session.run(None, {"items": items, "users": users[shown]})
         assert np.abs(scores - expected[shown]).max() < 1e-4
+    left_out = read_card(tmp_path / "out").model_copy(update={"exclude_seen": True}).sealed()
+    (tmp_path / "out" / "architecture.json").write_text(left_out.model_dump_json())
+    found = ranks_of(tmp_path / "out", dataset, "validation", np.arange(dataset.n_users))
+    torch_ranks = load(finished.model).evaluate(dataset, "validation", exclude_seen=True).ranked.ranks.numpy()
+    assert np.mean(found == torch_ranks) > 0.95  # scores that nearly tie may change places
 
 
 def test_without_onnx_the_format_is_refused_in_one_sentence(finished, tmp_path, monkeypatch):
@@ -294,9 +301,15 @@ def test_unseen_users_get_the_better_vector(finished, dataset):
 
 @pytest.mark.slow
 def test_a_prior_is_carried_off_with_the_model(tmp_path):
-    model = {**study_document(tmp_path)["model"], "prior": {"fit_steps": 5}}
-    found = pipeline.run(study_config(tmp_path, model=model, tracking={"enabled": False}))
+    """So is the rule that a study judges by, here that nothing seen is ranked: the export reproduces its metrics."""
+    document = study_document(tmp_path)
+    model, data = {**document["model"], "prior": {"fit_steps": 5}}, {**document["data"], "exclude_seen": True}
+    found = pipeline.run(study_config(tmp_path, model=model, data=data, tracking={"enabled": False}))
     recommender = load(found.model)
+    assert recommender.card.exclude_seen
+    measured = recommender.evaluate(Dataset.open(tmp_path / "data")).document()
+    assert measured["mrr"] == pytest.approx(found.comparison[0]["mrr"], abs=1e-6)
+    assert "but those of the user's history" in (found.model / "README.md").read_text()
     assert recommender.recommend([recommender.item_ids[:1]], top=3)
     with pytest.raises(BadInput, match="which a graph does not hold"):
         export(found.study, tmp_path / "graph", "onnx-scores")

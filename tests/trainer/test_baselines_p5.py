@@ -100,6 +100,16 @@ def test_ranks_within_the_beams_are_places_and_outside_all_others_tie():
     assert ranked.log_likelihoods[12] < scores.max()
 
 
+def test_items_that_are_left_out_take_beams_and_no_places():
+    model, history = created(beams=12), torch.tensor([[5, 250, 31]])
+    with torch.no_grad():
+        items = model.best(history, torch.tensor([3]))[0][0].tolist()
+    targets = [items[4], next(item for item in range(300) if item not in items)]
+    seen = Ragged.from_rows([[items[0], items[2], items[0], items[9]]] * 2)
+    asked = Asked(history.expand(2, -1), torch.full((2,), 3), np.array(targets, np.int32), seen)
+    assert model.rank([asked], likelihood=False).ranks.tolist() == [3, 10 + (297 - 10) / 2]
+
+
 def test_one_item_of_every_history_is_learnt_and_all_in_time():
     histories = Ragged.from_rows([[1, 2, 3], [4, 5]])
     seen = set()

@@ -7,7 +7,7 @@ import torch
 from shops import shop_of
 from tiny_runs import tiny_run
 
-from trainer.baselines import REFERENCES, evaluate, ranked_by
+from trainer.baselines import REFERENCES, evaluate, ranked_by, reference_ranks
 from trainer.config import BaselineConfig
 from trainer.data.dataset import Dataset
 from trainer.data.prepare import prepare
@@ -75,12 +75,15 @@ def test_contract(shop, name):
     fitted = REFERENCES[name].fit(part)
     for split in ("validation", "test"):
         inputs, targets = part.inputs(split), part.targets(split)
-        reciprocal = []
+        reciprocal, without_seen = [], []
         for user in range(part.n_users):
             scores = fitted.score([inputs[user]])[0].tolist()
             target = scores[targets[user]]
             higher, ties = sum(s > target for s in scores), sum(s == target for s in scores) - 1
             reciprocal.append(1 / (1 + higher + ties / 2))
+            rest = [s for item, s in enumerate(scores) if item not in inputs[user] or item == targets[user]]
+            without_seen.append(1 + sum(s > target for s in rest) + (rest.count(target) - 1) / 2)
+        assert reference_ranks(fitted, part, split, exclude_seen=True).tolist() == without_seen
         metrics = evaluate(fitted, part, split)
         assert metrics["mrr"] == pytest.approx(np.mean(reciprocal), rel=1e-5)
         assert set(metrics) == {"mrr", "recall@10", "ndcg@10"}

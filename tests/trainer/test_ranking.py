@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trainer.data.ragged import Ragged
 from trainer.metrics import ranks
-from trainer.ranking import ItemScorer
+from trainer.ranking import ItemScorer, seen_before
 
 
 def linear(weights, biases):
@@ -58,6 +59,25 @@ def test_blocks_give_the_likelihood_that_all_scores_at_once_do(shop):
     found = scorer.rank(states, targets, 0, likelihood=True).log_likelihoods
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert scorer.rank(states, targets, 0).log_likelihoods is None
+
+
+@given(shops(), st.data())
+def test_what_was_seen_is_left_out_of_every_block(shop, data):
+    states, targets, head, _ = shop
+    items = st.lists(st.integers(0, head.out_features - 1), max_size=5)
+    histories = Ragged.from_rows(data.draw(st.lists(items, min_size=len(targets), max_size=len(targets))))
+    scores = head(states).detach()
+    for user, history in enumerate(histories):
+        scores[user, [item for item in history.tolist() if item != targets[user]]] = -math.inf
+    held, block_items = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 10))
+    scorer = ItemScorer(head, held, block_items, seen=seen_before(histories, targets))
+    assert torch.equal(scorer.rank(states, targets, 0).ranks, ranks(scores, torch.from_numpy(targets)))
+    torch.testing.assert_close(scorer.all_scores(states), scores, equal_nan=True, rtol=0, atol=0)
+
+
+def test_a_target_that_was_had_before_stays_in_the_ranking():
+    seen = seen_before(Ragged.from_rows([[3, 1, 3], [], [2, 2]]), np.array([3, 0, 1]))
+    assert [row.tolist() for row in seen] == [[1], [], [2, 2]]
 
 
 class Largest(TorchDispatchMode):

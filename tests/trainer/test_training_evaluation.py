@@ -74,6 +74,17 @@ def test_everyone_is_ranked_as_if_alone(model, packer, shop, monkeypatch, tokens
     assert torch.equal(found.top_items, scores.topk(3, 1).indices)
 
 
+def test_the_whole_history_is_left_out_where_that_is_asked_for(model, packer, shop):
+    histories, targets = shop
+    assert histories.lengths.max() > MAX_ITEMS
+    scores = dense_scores(model, packer, histories, np.arange(USERS))
+    for user, history in enumerate(histories):
+        scores[user, [item for item in history.tolist() if item != targets[user]]] = -torch.inf
+    how = {"max_items": MAX_ITEMS, "device": "cpu", "workers": Workers(0, 1)}
+    found = rank_users(model, packer, histories, targets, **how, exclude_seen=True)
+    assert torch.equal(found.ranks, ranks(scores, torch.from_numpy(targets)))
+
+
 def test_states_come_in_the_order_of_the_histories(model, packer, shop, monkeypatch):
     monkeypatch.setattr(evaluation, "_token_budget", lambda device: 30)
     users = np.full(USERS, -1)

@@ -2,7 +2,8 @@
 
 Of P5's five tasks this is the sequential one. Names of items are written by a beam search in a tree of all names, so
 that every beam ends in an item. Ranks are as far as the beams see: an item outside them ties with all other such items
-behind the beams, and metrics at a cutoff beyond `beams` would say nothing.
+behind the beams, and metrics at a cutoff beyond `beams` would say nothing. Items that a ranking leaves out still take
+beams, and log p(target) is over all items.
 Differs from the authors' code: one task and one prompt without the user's number, in place of 13 that name the user;
 items are numbered by their order in the dataset and not by their appearance in the histories, test items included
 (which tells neighbours); one next item a user and epoch as there; the loss is the sum over the tokens of a name, so
@@ -27,7 +28,7 @@ from trainer.baselines.transformer import Count, Share, TransformerOptions
 from trainer.baselines.trie import Trie
 from trainer.data.ragged import Ragged
 from trainer.errors import BadInput
-from trainer.ranking import Ranked
+from trainer.ranking import Ranked, leave_out
 
 _BEFORE, _AFTER = "The customer bought, in this order:", "Next item:"
 _PAD, _END, _FIRST_PAIR = 0, 1, 4
@@ -104,15 +105,19 @@ class P5(Baseline):
         """The best items and log p of each, both [B, beams], best first; item -1 where a beam came to nothing."""
         return self._search(*self._read(inputs_bt, lengths_b))
 
-    def _rank(self, inputs_bt: Tensor, lengths_b: Tensor, targets_b: Tensor) -> tuple[Tensor, Tensor]:
+    def _rank(self, inputs_bt: Tensor, lengths_b: Tensor, targets_b: Tensor, seen: Ragged) -> tuple[Tensor, Tensor]:
         """Ranks, 1 + #higher + ½ #ties where all items that no beam found tie at the end, and log p(target)."""
         states_bsd, mask_bs = self._read(inputs_bt, lengths_b)
         items_bk, scores_bk = self._search(states_bsd, mask_bs)
+        left_bi = leave_out(torch.zeros(len(targets_b), len(self._names), device=items_bk.device), seen)
+        found_bk = (items_bk >= 0) & (left_bi.gather(1, items_bk.clamp(min=0)) == 0)
+        items_bk = items_bk.masked_fill(~found_bk, -1)
+        scores_bk = scores_bk.masked_fill(~found_bk, -torch.inf)
         hit_bk = items_bk == targets_b[:, None]
         own_b1 = scores_bk.masked_fill(~hit_bk, -torch.inf).amax(1, keepdim=True)
-        higher, ties = (scores_bk > own_b1).sum(1), ((scores_bk == own_b1) & (items_bk >= 0)).sum(1) - 1
-        found = (items_bk >= 0).sum(1)
-        outside = found + 1 + (len(self._names) - found - 1).double() / 2
+        higher, ties = (scores_bk > own_b1).sum(1), ((scores_bk == own_b1) & found_bk).sum(1) - 1
+        found, ranked = found_bk.sum(1), (left_bi == 0).sum(1)
+        outside = found + 1 + (ranked - found - 1).double() / 2
         ranks = torch.where(hit_bk.any(1), 1 + higher + ties.double() / 2, outside)
         return ranks, self._log_likelihoods(states_bsd, mask_bs, targets_b).double()
 
@@ -171,12 +176,15 @@ class P5(Baseline):
         return tokens.astype(np.int64), words
 
 
-def _few(asked: Iterable[Asked]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Ids, lengths and targets of as few users at a time as their beams allow."""
+def _few(asked: Iterable[Asked]) -> Iterator[tuple[Tensor, Tensor, Tensor, Ragged]]:
+    """Ids, lengths, targets and items that are left out of as few users at a time as their beams allow."""
     for part in asked:
+        users = np.arange(len(part.targets_b))
         targets = torch.from_numpy(part.targets_b.astype(np.int64)).to(part.lengths_b.device)
+        seen = Ragged.from_rows([[]] * len(users)) if part.seen is None else part.seen
         split = (each.split(_USERS_AT_A_TIME) for each in (part.inputs_bt, part.lengths_b, targets))
-        yield from zip(*split, strict=True)
+        rows = (seen.take(users[first : first + _USERS_AT_A_TIME]) for first in range(0, len(users), _USERS_AT_A_TIME))
+        yield from zip(*split, rows, strict=True)
 
 
 def _digit_names(n_items: int) -> Ragged:

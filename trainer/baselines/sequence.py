@@ -56,6 +56,8 @@ class Asked:
     lengths_b: Tensor
     targets_b: NDArray[np.int32]
     """The items that came next."""
+    seen: Ragged | None = None
+    """[B] items that the ranking leaves out, if any."""
 
 
 class Baseline(Network):
@@ -126,11 +128,12 @@ class ScoredBaseline(Baseline):
 
     @torch.no_grad()
     def rank(self, asked: Iterable[Asked], *, likelihood: bool) -> Ranked:
-        states, targets = [], []
+        states, targets, seen = [], [], []
         for part in asked:
             states.append(self.last_states(part.inputs_bt, part.lengths_b))
             targets.append(part.targets_b)
-        scorer = ItemScorer.on(self.item_head(), str(states[0].device))
+            seen += [part.seen] if part.seen is not None else []
+        scorer = ItemScorer.on(self.item_head(), str(states[0].device), seen=Ragged.join(seen) if seen else None)
         return scorer.rank(torch.cat(states), np.concatenate(targets), 0, likelihood=likelihood)
 
 

@@ -22,12 +22,14 @@ class CountedTask(Task):
     Args:
         name: of the reference.
         materials: dataset and validation.
+        exclude_seen: leave the history out of the ranking.
     """
 
     steps_per_epoch = 0
 
-    def __init__(self, name: str, materials: Judged) -> None:
+    def __init__(self, name: str, materials: Judged, *, exclude_seen: bool) -> None:
         self.model, self.n_items = Network(), materials.dataset.n_items
+        self._exclude_seen = exclude_seen
         self._reference, self._validation = REFERENCES[name].fit(materials.dataset), materials.validation
 
     def steps(self, epoch: int, start: int) -> Iterator[Step]:
@@ -39,5 +41,7 @@ class CountedTask(Task):
     def rank(self) -> Ranked:
         """All users on every worker; the likelihoods are those of a softmax over the scores as they are."""
         judged = self._validation
-        ranks, likelihoods = ranked_by(self._reference, judged.histories, judged.targets)
+        ranks, likelihoods = ranked_by(
+            self._reference, judged.histories, judged.targets, exclude_seen=self._exclude_seen
+        )
         return Ranked(ranks, torch.empty(len(ranks), 0, dtype=torch.int64), likelihoods)

@@ -99,6 +99,7 @@ class DARecTask(Task):
             users=judged.users,
             likelihood=True,
             counter=self._counter,
+            exclude_seen=self._config.data.exclude_seen,
         )
 
 

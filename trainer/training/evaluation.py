@@ -19,7 +19,7 @@ from trainer.data.ragged import Ragged
 from trainer.metrics import ranking_metrics
 from trainer.models.darec import DARec
 from trainer.models.streams import PackedStreams, StreamPacker
-from trainer.ranking import ItemScorer, Ranked
+from trainer.ranking import ItemScorer, Ranked, seen_before
 from trainer.training.feed import ahead, pinned
 from trainer.training.workers import Workers
 
@@ -72,6 +72,7 @@ def rank_users(
     top: int = 0,
     likelihood: bool = False,
     counter: PriorCounter | None = None,
+    exclude_seen: bool = False,
 ) -> Ranked:
     """Rank of each user's target among all items, 1 + #higher + ½ #ties, and the best items; workers share the users.
 
@@ -89,6 +90,7 @@ def rank_users(
         top: best items of each user that are wanted.
         likelihood: log p(target) is wanted too.
         counter: looks up what the model's prior counts, if it has one.
+        exclude_seen: leave out the items of the whole history, but for a target that is among them.
 
     Returns:
         Ranks and top lists of all users, on the CPU.
@@ -100,7 +102,8 @@ def rank_users(
     for group in _groups(chunks):
         states = torch.cat(list(_states(model, packer, newest, users, group, device, vectors)))
         chosen = np.concatenate(group)
-        scorer = item_scorer(model, newest.take(chosen), counter, device)
+        seen = seen_before(histories.take(chosen), targets[chosen]) if exclude_seen else None
+        scorer = item_scorer(model, newest.take(chosen), counter, device, seen)
         parts.append(scorer.rank(states, targets[chosen], top, likelihood=likelihood))
     mine = len(order[workers.rank :: workers.world])
     back = torch.from_numpy(np.argsort(order))
@@ -115,7 +118,9 @@ def rank_users(
     )
 
 
-def item_scorer(model: DARec, histories: Ragged, counter: PriorCounter | None, device: str) -> ItemScorer:
+def item_scorer(
+    model: DARec, histories: Ragged, counter: PriorCounter | None, device: str, seen: Ragged | None = None
+) -> ItemScorer:
     """What scores the states after some histories, the model's prior with it.
 
     Args:
@@ -123,14 +128,15 @@ def item_scorer(model: DARec, histories: Ragged, counter: PriorCounter | None, d
         histories: of the states, in their order, cut to what the model reads.
         counter: looks up what the model's prior counts, if it has one.
         device: where the model is.
+        seen: items of each history's user that are left out; none when absent.
     """
     prior = model.prior
     if prior is None:
-        return ItemScorer.on(model.item_head, device)
+        return ItemScorer.on(model.item_head, device, seen=seen)
     if counter is None:
         raise ValueError("a model with a prior needs the relations of its items")
     return ItemScorer.on(
-        model.item_head, device, lambda places: prior(counter.of_histories(histories.take(places)).to(device))
+        model.item_head, device, lambda places: prior(counter.of_histories(histories.take(places)).to(device)), seen
     )
 
 

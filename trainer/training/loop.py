@@ -227,7 +227,7 @@ def create_task(config: RunConfig, materials: Judged, device: str, workers: Work
     if isinstance(materials, Materials):
         return DARecTask(config, materials, device, workers)
     if config.baseline is not None and config.baseline.name in REFERENCES:
-        return CountedTask(config.baseline.name, materials)
+        return CountedTask(config.baseline.name, materials, exclude_seen=config.data.exclude_seen)
     return SequenceTask(config, materials, device, workers)
 
 

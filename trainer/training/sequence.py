@@ -20,7 +20,7 @@ from trainer.baselines.sequence import Asked, Baseline, Examples, Ints, padded
 from trainer.config import RunConfig
 from trainer.data.batches import Terms
 from trainer.data.ragged import Ragged
-from trainer.ranking import Ranked
+from trainer.ranking import Ranked, seen_before
 from trainer.training.evaluation import plan_chunks
 from trainer.training.feed import Step, to_device
 from trainer.training.task import Task
@@ -92,9 +92,10 @@ class SequenceTask(Task):
     def rank(self) -> Ranked:
         self.model.epoch_ended()
         judged = self._materials.validation
+        data = self._config.data
         return rank_histories(
-            self.model, judged.histories.newest(self._config.data.max_items), judged.targets, self._device,
-            self._workers, likelihood=True,
+            self.model, judged.histories, judged.targets, self._device, self._workers, max_items=data.max_items,
+            exclude_seen=data.exclude_seen, likelihood=True,
         )  # fmt: skip
 
     def _step(self, users: Ints, rng: np.random.Generator) -> Step:
@@ -130,28 +131,34 @@ def rank_histories(
     device: str,
     workers: Workers,
     *,
+    max_items: int,
+    exclude_seen: bool = False,
     likelihood: bool = False,
 ) -> Ranked:
     """Rank of each user's target among all items, 1 + #higher + ½ #ties; workers share the users.
 
     Args:
         model: in evaluation mode.
-        histories: [users] items before the target, oldest first, at least one and at most `max_items` each.
+        histories: [users] items before the target, oldest first, at least one each.
         targets: [users] the held-out items.
         device: where the model is.
         workers: who shares the work.
+        max_items: newest items of a history that are read.
+        exclude_seen: leave out the items of the whole history, but for a target that is among them.
         likelihood: log p(target) is wanted too.
 
     Returns:
         Ranks of all users, on the CPU; no top lists.
     """
-    order, chunks = plan_chunks(histories.lengths + model.extra_positions, _IDS_AT_A_TIME, workers)
+    newest = histories.newest(max_items)
+    order, chunks = plan_chunks(newest.lengths + model.extra_positions, _IDS_AT_A_TIME, workers)
 
     def asked() -> Iterator[Asked]:
         for chunk in chunks:
-            matrix, lengths = padded(model.question(histories.take(chunk)))
+            matrix, lengths = padded(model.question(newest.take(chunk)))
             inputs_bt, lengths_b = (torch.from_numpy(array).to(device) for array in (matrix, lengths))
-            yield Asked(inputs_bt, lengths_b, targets[chunk])
+            seen = seen_before(histories.take(chunk), targets[chunk]) if exclude_seen else None
+            yield Asked(inputs_bt, lengths_b, targets[chunk], seen)
 
     found = model.rank(asked(), likelihood=likelihood)
     mine = len(order[workers.rank :: workers.world])
