@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     report = _command(commands, "report", studies.report, "write report.html")
     promote = _command(commands, "promote", studies.promote, "promote what the search has found so far")
     export = _command(commands, "export", studies.export, "the best architecture and its model as a folder")
-    sync = _command(commands, "sync", studies.sync, "replay a study folder into MLflow")
+    sync = _command(commands, "sync", studies.sync, "replay a folder of a study or of trainings into MLflow")
     audit = _command(commands, "audit", auditing.audit, "does the search's part of the data order designs as all do?")
     for of_study in (status, report, promote, export, sync, audit):
         of_study.add_argument("folder", help="study folder, or its URL")
@@ -127,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, required=True, help="folder of the run, or of all runs")
     train.add_argument("--only", metavar="NAME,…", help="some of the file's runs")
     train.add_argument("--test", action="store_true", help="measure every model on the test split too, once")
+    _mlflow(train)
     train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override")
 
     reproduce = _command(
@@ -140,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--runner", choices=("ray", "local"), default="ray", help="local: one at a time, no Ray")
     reproduce.add_argument("--address", help="Ray cluster to join")
     reproduce.add_argument("--lanes", type=int, metavar="N", help="trainings at a time; what this machine has room for")
+    _mlflow(reproduce)
     reproduce.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override")
     reproduce.add_argument("--dry-run", action="store_true", help="time real steps and say what it would take")
     reproduce.add_argument("--price-per-hour", type=float, metavar="X", help="with --dry-run: of one training's hour")
@@ -187,6 +189,11 @@ def _command(commands: Any, name: str, command: Any, text: str) -> argparse.Argu
 def _verbose(parser: argparse.ArgumentParser) -> None:
     # No default here: it would overwrite what stands before the command.
     parser.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def _mlflow(parser: argparse.ArgumentParser) -> None:
+    text = "log every training to MLflow, in mlflow.db of the output folder if no URI is given"
+    parser.add_argument("--mlflow", nargs="?", const="", metavar="URI", help=text)
 
 
 def _json(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,10 +23,11 @@ class SweepObserver:
     Args:
         console: where to write.
         trainings: how many there are; with one alone its lines carry no name and there is no bar.
+        changed: is called after each, since the folder holds more then.
     """
 
-    def __init__(self, console: Console, trainings: int) -> None:
-        self._console = console
+    def __init__(self, console: Console, trainings: int, changed: Callable[[], None] = lambda: None) -> None:
+        self._console, self._changed = console, changed
         self._several = trainings > 1
         columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=console, disable=not (self._several and console.is_terminal))
@@ -44,12 +45,14 @@ class SweepObserver:
     def begins(self, training: Training) -> None:
         """Name it beside the bar."""
         self._progress.update(self._task, description=training.name)
+        self._changed()
 
     def row(self, training: Training, row: Row) -> None:
         """One line."""
         loss = f"loss {row['loss/total']:.4f}, " if "loss/total" in row else ""  # counted models have none
         text = f"epoch {row['epoch']:g}: {loss}validation MRR {row['mrr']:.4f}"
         self._say(training, f"{text}, {row['seconds']:.1f} s" if self._several else text)
+        self._changed()
 
     def ended(self, training: Training, result: RunResult, before: bool) -> None:
         """One line, and a step of the bar."""
@@ -58,6 +61,7 @@ class SweepObserver:
             outcome = best if result.status == "finished" else str(result.reason)
             self._say(training, f"{result.status}{' before' if before else ''}: {outcome}")
         self._progress.advance(self._task)
+        self._changed()
 
     def _say(self, training: Training, text: str) -> None:
         name = f"{training.name}: " if self._several else ""

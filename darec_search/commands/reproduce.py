@@ -24,6 +24,7 @@ def reproduce(parsed: argparse.Namespace, rest: list[str]) -> int:
     from darec_search.reproduce.experiments import EXPERIMENTS
     from darec_search.reproduce.price import price
     from darec_search.reproduce.scales import SCALES
+    from darec_search.tracking.mirror import mirrored
 
     if parsed.what != "all" and parsed.what not in EXPERIMENTS:
         raise BadInput(f"reproduce {parsed.what}: choose one of all, {', '.join(EXPERIMENTS)}")
@@ -42,8 +43,13 @@ def reproduce(parsed: argparse.Namespace, rest: list[str]) -> int:
             print_price(console, found)
         return 0
     reproducing.check(planned)
-    observer = ConsoleObserver(errors if parsed.json else console, planned.trainings, reproducing.verify(planned))
-    with stopping_on_signals(), closing(_executor(parsed, planned)) as executor, observer:
+    shown, done = errors if parsed.json else console, reproducing.verify(planned)
+    with (
+        stopping_on_signals(),
+        mirrored(out, parsed.mlflow) as changed,
+        closing(_executor(parsed, planned)) as executor,
+        ConsoleObserver(shown, planned.trainings, done, changed) as observer,
+    ):
         results = reproducing.run(planned, executor, observer)
     if parsed.json:
         print_json(results)

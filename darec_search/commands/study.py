@@ -7,6 +7,7 @@ from pathlib import Path
 
 from darec_search.commands.check import check, load_named
 from darec_search.commands.output import console, print_json, say
+from trainer.storage import is_url
 
 
 def run(parsed: argparse.Namespace, rest: list[str]) -> None:
@@ -92,10 +93,13 @@ def export(parsed: argparse.Namespace, rest: list[str]) -> None:
 
 
 def sync(parsed: argparse.Namespace, rest: list[str]) -> None:
-    """Replay a study folder into MLflow."""
+    """Replay a study folder, or a folder of trainings, into MLflow."""
     from darec_search.study import Study
     from darec_search.tracking import TRACKERS
+    from darec_search.tracking.trainings import Trainings
 
-    study = Study.load(parsed.folder)
-    synced = TRACKERS["mlflow"](study, parsed.tracking_uri or study.config.tracking.uri).sync()
+    folder, shown = Path(parsed.folder), None
+    if not is_url(parsed.folder) and not (folder / "environment.json").exists() and Trainings(folder).configs():
+        shown = Trainings(folder)
+    synced = TRACKERS["mlflow"](shown or Study.load(parsed.folder), parsed.tracking_uri).sync()
     say(f"{synced.runs} runs ({synced.created} new, {synced.updated} changed) in {synced.location}")

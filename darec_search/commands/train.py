@@ -19,17 +19,20 @@ def train(parsed: argparse.Namespace, rest: list[str]) -> int:
     from darec_search.sweep import inspect_runs, train_all, trainings
     from darec_search.sweep_console import SweepObserver, print_results
     from darec_search.sweep_results import FILE, summarise
+    from darec_search.tracking.mirror import mirrored
 
     whole = load_run_file(parsed.run, parsed.set)
     file = whole.only([name.strip() for name in parsed.only.split(",")]) if parsed.only else whole
     inspect_runs(file).refuse()
     planned = trainings(file, parsed.out)
     split: Split | None = "test" if parsed.test else "validation" if file.sweep else None
-    with stopping_on_signals(), SweepObserver(console, len(planned)) as observer:
-        results = list(train_all(planned, split, observer))
-    if file.sweep:
+    with stopping_on_signals(), mirrored(parsed.out, parsed.mlflow) as changed:
+        with SweepObserver(console, len(planned), changed) as observer:
+            results = list(train_all(planned, split, observer))
         # All that stands in the folder, also what another process did there.
-        print_results(console, summarise(whole, parsed.out))
+        summary = summarise(whole, parsed.out) if file.sweep else None
+    if summary is not None:
+        print_results(console, summary)
         say(str(parsed.out / FILE))
     else:
         say(f"{results[0].status}: {parsed.out / 'result.json'}")

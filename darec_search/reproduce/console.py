@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -23,10 +24,13 @@ class ConsoleObserver:
         console: where to write.
         trainings: how many there are.
         done: how many of them were done before.
+        changed: is called when a training begins or has ended.
     """
 
-    def __init__(self, console: Console, trainings: int, done: int = 0) -> None:
-        self._console = console
+    def __init__(
+        self, console: Console, trainings: int, done: int = 0, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._console, self._changed = console, changed
         columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._progress.add_task("", total=trainings, completed=done)
@@ -43,6 +47,7 @@ class ConsoleObserver:
     def begins(self, setup: Setup, job: Job) -> None:
         """Name it beside the bar."""
         self._progress.update(self._task, description=f"{setup.name} {job.training.name}")
+        self._changed()
 
     def ended(self, setup: Setup, job: Job, done: Done) -> None:
         """One line, and a step of the bar."""
@@ -52,6 +57,7 @@ class ConsoleObserver:
         line = f"{setup.name} {job.training.name}: {result.status}: {outcome}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         self._progress.advance(self._task)
+        self._changed()
 
 
 def print_price(console: Console, found: Price) -> None:

@@ -1,20 +1,27 @@
-"""Windows onto a study folder: experiment trackers that can always be rebuilt from it. A new one is one line here."""
+"""Windows onto the folders of studies and trainings: experiment trackers that can always be rebuilt from them.
+
+A new tracker is one line here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from darec_search.study import Study
-    from darec_search.tracking.base import Tracker
-
-
-def _mlflow(study: Study, uri: str | None) -> Tracker:
-    from darec_search.tracking.mlflow import MlflowTracker  # importing MLflow takes over a second
-
-    return MlflowTracker(study, uri)
+from darec_search.study import Study
+from darec_search.tracking.base import Tracker
+from darec_search.tracking.trainings import Trainings
 
 
-TRACKERS: dict[str, Callable[[Study, str | None], Tracker]] = {"mlflow": _mlflow}
-"""How to make each tracker: from a study and a URI (None: the tracker's own default)."""
+def _mlflow(shown: Study | Trainings, uri: str | None) -> Tracker:
+    # Importing MLflow takes over a second.
+    if isinstance(shown, Trainings):
+        from darec_search.tracking.mlflow_trainings import MlflowTrainings
+
+        return MlflowTrainings(shown, uri)
+    from darec_search.tracking.mlflow import MlflowTracker
+
+    return MlflowTracker(shown, uri)
+
+
+TRACKERS: dict[str, Callable[[Study | Trainings, str | None], Tracker]] = {"mlflow": _mlflow}
+"""How to make each tracker: from what it is to show and a URI (None: the tracker's own default)."""

@@ -50,7 +50,7 @@ class Champion:
 
 
 class Tracker(Protocol):
-    """Holds a copy of a study folder.
+    """Holds a copy of a study folder, or of a folder of trainings.
 
     Life cycle: construction contacts nobody; `sync` may be called any number of times, from one thread at a time, and
     after an error again. It brings the copy up to date with the folder and changes nothing that is up to date already.

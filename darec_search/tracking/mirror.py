@@ -1,17 +1,46 @@
-"""A tracker kept up to date while a search runs, by one background thread that the search never waits for."""
+"""A tracker kept up to date while a search or trainings run, by one background thread that they never wait for."""
 
 from __future__ import annotations
 
 import logging
 import shlex
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from darec_search.credentials import redact
 from darec_search.study import Study
 from darec_search.tracking import TRACKERS
 from darec_search.tracking.base import Synced, Tracker
+from darec_search.tracking.trainings import Trainings
 
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def mirrored(folder: Path, uri: str | None) -> Iterator[Callable[[], None]]:
+    """Keep MLflow up to date with a folder of trainings while they run.
+
+    Args:
+        folder: of the trainings; made where it is absent.
+        uri: tracking URI; empty for `mlflow.db` in the folder; None to log nothing.
+
+    Yields:
+        To be called whenever there is more in the folder.
+    """
+    if uri is None:
+        yield lambda: None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    mirror = Mirror(Trainings(folder), uri or None)
+    mirror.start()
+    try:
+        yield mirror.notify
+    finally:
+        synced = mirror.close()
+        if synced is not None:
+            logger.info("%d runs in %s", synced.runs, synced.location)
 
 
 class Mirror:
@@ -21,7 +50,7 @@ class Mirror:
     raises, and nothing but `close` waits.
 
     Args:
-        study: the study to show.
+        shown: what it is to show.
         uri: where the tracker is; None for its default.
         tracker: a name in `TRACKERS`.
         pause_s: least seconds between two syncs; events in between are taken together.
@@ -30,14 +59,15 @@ class Mirror:
 
     def __init__(
         self,
-        study: Study,
+        shown: Study | Trainings,
         uri: str | None = None,
         tracker: str = "mlflow",
         *,
         pause_s: float = 1.0,
         retry_s: float = 5.0,
     ) -> None:
-        self._study = study
+        self._shown = shown
+        self._where = shown.location if isinstance(shown, Trainings) else shown.config.location
         self._uri = uri
         self._make = TRACKERS[tracker]
         self._name = tracker
@@ -58,7 +88,7 @@ class Mirror:
         self._thread.start()
 
     def notify(self) -> None:
-        """Something in the study folder has changed."""
+        """Something in the folder has changed."""
         self._changed.set()
 
     def close(self, timeout: float = 60.0) -> Synced | None:
@@ -68,7 +98,7 @@ class Mirror:
             timeout: seconds to wait for it.
 
         Returns:
-            The last sync, or None with a warning if the tracker does not hold the whole study.
+            The last sync, or None with a warning if the tracker does not hold all of it.
         """
         self._closing.set()
         self._changed.set()
@@ -76,7 +106,7 @@ class Mirror:
             self._thread.join(timeout)
         if self._complete:
             return self._last
-        logger.warning("%s does not hold the whole study; %s", self._name, self._advice())
+        logger.warning("%s does not hold all of it; %s", self._name, self._advice())
         return None
 
     def _run(self) -> None:
@@ -98,7 +128,7 @@ class Mirror:
     def _sync(self, live: bool) -> bool:
         try:
             if self._tracker is None:
-                self._tracker = self._make(self._study, self._uri)
+                self._tracker = self._make(self._shown, self._uri)
             self._last = self._tracker.sync(live=live)
         except Exception as error:
             self._warn(error)
@@ -114,8 +144,8 @@ class Mirror:
             logger.debug("%s still fails: %s", self._name, message)
             return
         self._warned = True
-        logger.warning("%s failed (%s); the search goes on; %s", self._name, message.rstrip("."), self._advice())
+        logger.warning("%s failed (%s); the work goes on; %s", self._name, message.rstrip("."), self._advice())
 
     def _advice(self) -> str:
         uri = f" --tracking-uri {shlex.quote(redact(self._uri))}" if self._uri else ""
-        return f"run `darec-search sync {shlex.quote(self._study.config.location)}{uri}` later"
+        return f"run `darec-search sync {shlex.quote(self._where)}{uri}` later"

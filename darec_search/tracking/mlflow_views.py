@@ -18,12 +18,36 @@ _DESIGN, _RANKING, _CURVES = "Which bits, which λ", "Which is best", "How they 
 
 def experiment_tags(study: Study) -> dict[str, str]:
     """Tags of the experiment: what kind it is, its first metric, and the study's saved view."""
-    view = {"name": f"Compare {study.config.name}", "createdAt": 0, "updatedAt": 0, "state": _compact(_state(study))}
+    return _tags(study.id, study.config.name, OBJECTIVE, _state(study))
+
+
+def trainings_tags(group: str, name: str) -> dict[str, str]:
+    """The same for a folder of trainings: methods side by side, best on the test split first."""
+    metrics = ["test/mrr", "test/recall_at_10", "test/ndcg_at_10", "valid/mrr", "cost/wall_s"]
+    columns = [_column("params", param) for param in ("method", "architecture", "seed", "epochs")]
+    columns += [_column("metrics", metric) for metric in metrics]
+    state = {
+        # Every run but the parent has a method.
+        "searchFilter": f"tags.`darec.study` = '{group}' AND params.`method` LIKE '%'",
+        "orderByKey": _column("metrics", "test/mrr"),
+        "orderByAsc": False,
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "runsHiddenMode": "SHOW_ALL",
+        "isAccordionReordered": True,
+        "compareRunSections": [_section(_RANKING, 2), _section(_CURVES, 1)],
+        "compareRunCharts": [_bars("test/mrr"), _bars("valid/mrr"), _lines("curve/mrr")],
+    }
+    return _tags(group, name, "valid/mrr", state)
+
+
+def _tags(group: str, name: str, metric: str, state: dict[str, Any]) -> dict[str, str]:
+    view = {"name": f"Compare {name}", "createdAt": 0, "updatedAt": 0, "state": _compact(state)}
     return {
         "mlflow.experimentKind": "custom_model_development",
-        "mlflow.experiment.primaryMetric.name": OBJECTIVE,
+        "mlflow.experiment.primaryMetric.name": metric,
         "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
-        f"{_VIEW}{study.id}": _compact(view),
+        f"{_VIEW}{group}": _compact(view),
     }
 
 
@@ -50,13 +74,17 @@ def _state(study: Study) -> dict[str, Any]:
             _chart(_DESIGN, "PARALLEL", selectedParams=axes, selectedMetrics=[OBJECTIVE], showAllRuns=True),
             _bars(OBJECTIVE),
             _bars("test/mrr"),
-            _chart(_CURVES, "LINE", metricKey="curve/mrr", selectedMetricKeys=["curve/mrr"], displayName="curve/mrr"),
+            _lines("curve/mrr"),
         ],
     }
 
 
 def _bars(metric: str) -> dict[str, Any]:
     return _chart(_RANKING, "BAR", metricKey=metric, displayName=metric, runsCountToCompare=30)
+
+
+def _lines(metric: str) -> dict[str, Any]:
+    return _chart(_CURVES, "LINE", metricKey=metric, selectedMetricKeys=[metric], displayName=metric)
 
 
 def _chart(section: str, kind: str, **fields: object) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 State = Literal["running", "finished", "failed", "killed"]
+PARENT = "study"
+"""Key of the record under which all others of a tracker stand."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Record:
     """One run of a tracker.
 
     Args:
-        key: `study`, a trial's id, `final`, or a reference's name.
+        key: `PARENT`, a trial's id, `final`, a reference's name, or the place of a training in its folder.
         name: what a person reads.
         state: where the run stands.
         started_at: Unix seconds.

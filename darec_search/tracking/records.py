@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
@@ -22,21 +22,16 @@ from darec_search.fidelities import trial_fidelity
 from darec_search.objective import objective_of
 from darec_search.study import Study, Trial, best_trial
 from darec_search.tracking.notes import study_note, trial_note
-from darec_search.tracking.record import DataUse, Measurement, Record, State
-from darec_search.tracking.traces import begun, estimated_start, read_curve, read_json, read_result, seconds_of
+from darec_search.tracking.record import PARENT, Measurement, Record
+from darec_search.tracking.traces import begun, read_json, read_result
+from darec_search.tracking.training_record import CURVE, Origin, data_use, test_metrics, text, training_record
 from trainer.architecture import FIXED_ARMS, Architecture
 from trainer.config import RunConfig
-from trainer.storage import is_url, local_path
-from trainer.training.result import Row, RunResult
-from trainer.training.usage import USAGE
+from trainer.training.result import RunResult
 
-STUDY, FINAL = "study", "final"
+FINAL = "final"
 OBJECTIVE = "objective"
 """What the search maximises, of every run at the search's own fidelity: these values may be compared."""
-CURVE, SYSTEM = "curve/elapsed_s", "system/process_cpu_percent"
-"""A metric of every row of the two series, by which a tracker tells which steps it has."""
-_STATES: dict[str, State] = {"finished": "finished", "pruned": "killed", "cancelled": "killed"}
-_TEST_METRICS = ("mrr", "recall@10", "ndcg@10")
 
 
 def records(study: Study, live: bool, known: Container[str] = ()) -> list[Record]:
@@ -57,11 +52,6 @@ def records(study: Study, live: bool, known: Container[str] = ()) -> list[Record
     return [_study_record(study, trials, live), *children, *([final] if final else []), *references]
 
 
-def metric_name(name: str) -> str:
-    """A metric's name without the signs that trackers refuse: recall@10 becomes recall_at_10."""
-    return "".join(c if c.isalnum() or c in "_-./ " else "_" for c in name.replace("@", "_at_"))
-
-
 def _study_record(study: Study, trials: Sequence[Trial], live: bool) -> Record:
     ended = [(trial, trial.result) for trial in trials if trial.result is not None]
     ended.sort(key=lambda pair: (pair[1].cost.ended_at, pair[0].spec.number))
@@ -71,7 +61,7 @@ def _study_record(study: Study, trials: Sequence[Trial], live: bool) -> Record:
     last = max((result.cost.ended_at for _, result in ended), default=started)
     final = read_result(study.folder / FINAL)
     return Record(
-        key=STUDY,
+        key=PARENT,
         name=study.config.name,
         state="finished" if done else "running" if live else "killed",
         started_at=started,
@@ -80,7 +70,7 @@ def _study_record(study: Study, trials: Sequence[Trial], live: bool) -> Record:
         tags=_study_tags(study, trials),
         note=study_note(study),
         rows={CURVE: _progress(study, ended, started)},
-        summary={**_test_metrics(read_json(study.folder / FINAL / "metrics.json")), **_spent(study)},
+        summary={**test_metrics(read_json(study.folder / FINAL / "metrics.json")), **_spent(study)},
         artifacts=_study_artifacts(study),
     )
 
@@ -106,7 +96,7 @@ def _study_params(study: Study) -> dict[str, str]:
         "batch_size": config.optimization.batch_size,
         **{name: value for name, value in fixed.items() if name.removeprefix("lambda.") not in searched},
     }
-    return {name: _text(value) for name, value in params.items()}
+    return {name: text(value) for name, value in params.items()}
 
 
 def _study_tags(study: Study, trials: Sequence[Trial]) -> dict[str, str]:
@@ -176,8 +166,8 @@ def _trial_record(study: Study, trial: Trial, live: bool, tested: Mapping[str, M
     arm = {"arm": spec.arm} if spec.arm else {}
     measured = tested.get(spec.arm or "") if spec.stage == "full" else None
     value = _objective(study, trial)
-    return _run_record(
-        study,
+    return training_record(
+        _origin(study),
         spec.id,
         _trial_name(trial),
         trial.folder,
@@ -186,9 +176,9 @@ def _trial_record(study: Study, trial: Trial, live: bool, tested: Mapping[str, M
         result,
         params={"stage": spec.stage, **arm, **_design_params(study, architecture, config)},
         note=trial_note(trial, study.config.search.objective, value),
-        summary={**({OBJECTIVE: value} if value is not None else {}), **_test_metrics(measured)},
-        data=[_data_use(study, config, "full" if spec.fidelity.users_fraction == 1 else "search")]
-        + ([_data_use(study, config, "test")] if measured else []),
+        summary={**({OBJECTIVE: value} if value is not None else {}), **test_metrics(measured)},
+        data=[data_use(study.fingerprint, config, "full" if spec.fidelity.users_fraction == 1 else "search")]
+        + ([data_use(study.fingerprint, config, "test")] if measured else []),
         artifacts={
             "spec.json": trial.folder / "spec.json",
             "architecture.json": _card(architecture),
@@ -227,8 +217,8 @@ def _final_record(study: Study, live: bool) -> Record | None:
     measured = read_json(folder / "metrics.json")
     # The ranks of single users let a later champion be compared with this one user by user.
     names = ("run.json", "metrics.json", "comparison.json", "ranks.parquet")
-    return _run_record(
-        study,
+    return training_record(
+        _origin(study),
         FINAL,
         f"final {architecture.text}",
         folder,
@@ -237,8 +227,11 @@ def _final_record(study: Study, live: bool) -> Record | None:
         result,
         params={"stage": FINAL, **_winning_arm(study), **_design_params(study, architecture, config)},
         note=f"The winner, `{architecture.text}`, trained on all users; its export is among the artifacts.",
-        summary=_test_metrics(measured),
-        data=[_data_use(study, config, "full"), *([_data_use(study, config, "test")] if measured else [])],
+        summary=test_metrics(measured),
+        data=[
+            data_use(study.fingerprint, config, "full"),
+            *([data_use(study.fingerprint, config, "test")] if measured else []),
+        ],
         artifacts={name: folder / name for name in names if (folder / name).is_file()}
         | {"architecture.json": _card(architecture)},
     )
@@ -261,57 +254,8 @@ def _reference_record(study: Study, row: Mapping[str, Any], final: Record) -> Re
         params={"stage": "reference", "arm": str(row["name"])},
         tags={"study": study.id, "status": "finished"},
         note="Needs no training: what a model has to beat to be worth its cost.",
-        summary=_test_metrics(row),
-        data=[_data_use(study, config, "test")],
-    )
-
-
-def _run_record(
-    study: Study,
-    key: str,
-    name: str,
-    folder: Path,
-    live: bool,
-    config: RunConfig,
-    result: RunResult | None,
-    *,
-    params: Mapping[str, str],
-    note: str,
-    summary: Mapping[str, float],
-    data: Sequence[DataUse],
-    artifacts: Mapping[str, str | Path],
-    over: bool = False,
-) -> Record:
-    """What a trial and the final run have in common: one training run in one folder."""
-    curve = result.curve if result else read_curve(folder / "curve.jsonl")
-    usage = read_curve(folder / USAGE)
-    started = result.cost.started_at if result else estimated_start(folder, curve)
-    files = [file for file in ("result.json", "curve.jsonl", USAGE) if result and (folder / file).is_file()]
-    state: State = "running" if live else "killed"
-    status = "running" if live else "stopped"
-    if result:
-        state, status = _STATES.get(result.status, "failed"), result.status
-    reason = result.reason if result else None
-    fidelity = {"users_fraction": _text(config.data.users_fraction), "epochs": str(config.optimization.epochs)}
-    tags = {"study": study.id, "status": status, **({"reason": reason} if reason else {}), **_worker_tags(result)}
-    commit = study.environment.get("commit")
-    return Record(
-        key=key,
-        name=name,
-        state=state,
-        started_at=started,
-        ended_at=result.cost.ended_at if result else None if live else started + seconds_of(curve),
-        params={**params, **fidelity, "seed": str(config.seed)},
-        tags={**tags, **({"commit": str(commit)} if commit else {})},
-        note=note,
-        rows={
-            CURVE: [_measurement(i, row, started) for i, row in enumerate(curve)],
-            SYSTEM: [_usage(i, row) for i, row in enumerate(usage)],
-        },
-        summary={**summary, **_outcome(result)},
-        data=data,
-        artifacts={**artifacts, **{file: folder / file for file in files}},
-        over=over,
+        summary=test_metrics(row),
+        data=[data_use(study.fingerprint, config, "test")],
     )
 
 
@@ -320,7 +264,7 @@ def _design_params(study: Study, architecture: Architecture, config: RunConfig) 
     groups = architecture.text.split("-")
     layers = {layer_name(layer, architecture.layers): group for layer, group in enumerate(groups)}
     weights = _weights(config.losses.model_dump())
-    searched = {f"lambda.{name}": _text(weights[name]) for name in study.space.weights}
+    searched = {f"lambda.{name}": text(weights[name]) for name in study.space.weights}
     parallel = str(sum(architecture.bits))
     return {"architecture": architecture.text, "parallel_adapters": parallel, **layers, **searched}
 
@@ -332,44 +276,6 @@ def layer_name(layer: int, layers: int) -> str:
 
 def _weights(losses: Mapping[str, Any]) -> dict[str, float]:
     return {name: losses[name] for name in ("align", "contrastive", "collaborative")}
-
-
-def _data_use(study: Study, config: RunConfig, context: Literal["search", "full", "test"]) -> DataUse:
-    location = config.data.path
-    profile: dict[str, object] = {"fingerprint": study.fingerprint}
-    manifest = None if is_url(location) else read_json(local_path(location) / "manifest.json")
-    if isinstance(manifest, dict) and manifest.get("fingerprint") == study.fingerprint:
-        profile |= {name: manifest[name] for name in ("users", "items", "interactions") if name in manifest}
-    last = location.rstrip("/").rpartition("/")[2]
-    return DataUse(f"{last}, test split" if context == "test" else last, context, location, profile)
-
-
-def _worker_tags(result: RunResult | None) -> dict[str, str]:
-    if result is None or not result.worker:
-        return {}
-    return {"worker": result.worker, **({"attempts": str(result.attempts)} if result.attempts > 1 else {})}
-
-
-def _outcome(result: RunResult | None) -> dict[str, float]:
-    """Metrics of the best checkpoint, what a stopped run was expected to end with, and what the run cost."""
-    if result is None:
-        return {}
-    summary = {f"valid/{name}": value for name, value in result.metrics.items()}
-    summary |= {"cost/wall_s": result.cost.wall_s, "cost/cpu_s": result.cost.cpu_s}
-    if result.cost.gpu_s:
-        summary["cost/gpu_s"] = result.cost.gpu_s
-    if result.forecast is not None:
-        summary |= {"forecast/value": result.forecast.value, "forecast/stderr": result.forecast.stderr}
-    if result.best_epoch is not None:
-        summary["valid/best_epoch"] = float(result.best_epoch)
-    return {metric_name(name): value for name, value in summary.items()}
-
-
-def _test_metrics(row: object) -> dict[str, float]:
-    """Figures of the test split, from final/metrics.json or a row of final/comparison.json."""
-    found = row if isinstance(row, dict) else {}
-    names = [name for name in _TEST_METRICS if isinstance(found.get(name), int | float)]
-    return {metric_name(f"test/{name}"): float(found[name]) for name in names}
 
 
 def _comparison(study: Study) -> dict[str, dict[str, Any]]:
@@ -387,16 +293,6 @@ def _card(architecture: Architecture) -> str:
     return json.dumps({"architecture": architecture.text, "bits": list(architecture.bits), "layers": layers}, indent=2)
 
 
-def _measurement(index: int, row: Row, started: float) -> Measurement:
-    seconds = row.get("seconds", float(index))
-    shown = {name: value for name, value in row.items() if name not in ("step", "seconds", "epoch", "time")}
-    values = {metric_name(f"curve/{name}"): value for name, value in shown.items()}
-    return Measurement(int(row.get("step", index)), started + seconds, {CURVE: seconds, **values})
-
-
-def _usage(index: int, row: Row) -> Measurement:
-    return Measurement(index, row["at"], {f"system/{name}": value for name, value in row.items() if name != "at"})
-
-
-def _text(value: object) -> str:
-    return json.dumps(value) if isinstance(value, list | tuple | dict) else str(value)
+def _origin(study: Study) -> Origin:
+    commit = study.environment.get("commit")
+    return Origin(study.id, str(commit) if commit else None)

@@ -10,19 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from scipy import stats
-from tiny_studies import study_document
+from tiny_studies import run_document, study_document
 
 from darec_search import cli
 from darec_search.runfile import is_run_file, load_run_file
 from trainer.errors import BadInput
-
-
-def run_document(folder, **sections) -> dict:
-    """A run file over the shop of `tiny_studies`, prepared when it is first wanted."""
-    study = study_document(folder)
-    data = {name: value for name, value in study["data"].items() if name != "search_fraction"}
-    document = {"data": data, **{name: study[name] for name in ("model", "negatives", "optimization", "cache")}}
-    return {**document, **sections}
 
 
 def run_file(folder, **sections):

@@ -78,7 +78,7 @@ def test_an_outage_warns_once_and_is_made_good(study, recorder, caplog):
         assert mirror.close() is not None
     warnings = [entry.message for entry in caplog.records if entry.levelno == logging.WARNING]
     assert len(warnings) == 1
-    assert "the search goes on" in warnings[0]
+    assert "the work goes on" in warnings[0]
     assert f"darec-search sync {study.folder} --tracking-uri" in warnings[0]
     assert "hunter2" not in caplog.text
 
@@ -91,7 +91,7 @@ def test_close_gives_up_on_a_tracker_that_hangs(study, recorder, caplog):
     began = time.monotonic()
     assert mirror.close(timeout=0.2) is None
     assert time.monotonic() - began < 5
-    assert "does not hold the whole study" in caplog.text
+    assert "does not hold all of it" in caplog.text
 
 
 def test_a_search_goes_on_without_its_server_and_is_synced_afterwards(study, caplog):
@@ -104,7 +104,7 @@ def test_a_search_goes_on_without_its_server_and_is_synced_afterwards(study, cap
     finish(study, ask(study, (0,) * 12, 0.1, "weights"), 0.02, 1_790_000_000.0)
     mirror.notify()
     assert time.monotonic() - began < 1, "the search had to wait"
-    eventually(lambda: "the search goes on" in caplog.text)
+    eventually(lambda: "the work goes on" in caplog.text)
     fail(study, ask(study, (1,) * 12, 0.1, "architecture"), "diverged", "The loss is not finite.")
     assert mirror.close() is None
     assert "Retrying" not in caplog.text

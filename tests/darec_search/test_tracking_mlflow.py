@@ -24,7 +24,8 @@ from study_folders import (
 from darec_search.study import Study
 from darec_search.tracking import TRACKERS
 from darec_search.tracking.base import Synced, Tracker
-from darec_search.tracking.records import CURVE, records
+from darec_search.tracking.records import records
+from darec_search.tracking.training_record import CURVE
 from trainer.architecture import Architecture
 from trainer.errors import BadInput
 

@@ -44,6 +44,14 @@ def study_document(folder: Path, **sections: Any) -> dict[str, Any]:
     return copy.deepcopy(document)
 
 
+def run_document(folder: Path, **sections: Any) -> dict[str, Any]:
+    """A run file over the same shop; sections take the place of its own."""
+    study = study_document(folder)
+    data = {name: value for name, value in study["data"].items() if name != "search_fraction"}
+    document = {"data": data, **{name: study[name] for name in ("model", "negatives", "optimization", "cache")}}
+    return {**document, **sections}
+
+
 def study_config(folder: Path, **sections: Any) -> StudyConfig:
     """The same, validated."""
     return StudyConfig.model_validate(study_document(folder, **sections))
