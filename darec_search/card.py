@@ -101,7 +101,7 @@ class Card(Section):
         for name in ("format", "sample", "unseen", "task", "relations_sha256", "exclude_seen"):
             if document[name] == type(self).model_fields[name].default:
                 del document[name]
-        for name in ("prior", "head_dropout"):
+        for name in ("prior", "item_text", "head_dropout"):
             if document["model"][name] == ModelConfig.model_fields[name].default:
                 del document["model"][name]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -89,11 +89,15 @@ class CollaborativeConfig(Section):
     model: Literal["ncf", "mf", "lightgcn", "none"] = Field("ncf", description="`none` leaves the extra column out.")
     dimension: Positive = Field(64, description="Embedding size of the CF model (per tower for NCF).")
     propagation_layers: Positive = Field(3, description="Graph convolutions of LightGCN; the others have none.")
-    training: Literal["joint", "frozen"] = Field(
-        "joint", description="Trained with DARec, or pretrained on the training part and frozen (Fig. 14)."
+    training: Literal["joint", "frozen", "pretrained"] = Field(
+        "joint",
+        description="Trained with DARec; pretrained on the training part and frozen (Fig. 14); or pretrained, and then "
+        "trained with DARec.",
     )
-    pretrain_epochs: Positive = Field(20, description="Passes over the interactions when `frozen`.")
-    pretrain_learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="Adam's, when `frozen`.")
+    pretrain_epochs: Positive = Field(20, description="Passes over the interactions when `frozen` or `pretrained`.")
+    pretrain_learning_rate: Annotated[float, Field(gt=0)] = Field(
+        1e-3, description="Adam's, when `frozen` or `pretrained`."
+    )
     projection: Literal["shared", "per_layer"] = Field(
         "shared", description="One projection to the hidden size for all layers, or one each."
     )
@@ -134,6 +138,14 @@ class PriorConfig(Section):
         return sources
 
 
+class ItemTextConfig(Section):
+    """Item vectors of the item projection in a text encoder's space: W_item = W + E P."""
+
+    encoder: str = Field("tfidf", description="`tfidf`, or a Hugging Face encoder by folder or id: makes E, frozen.")
+    dimension: Positive = Field(64, description="Leading directions of the encoder's vectors that are kept.")
+    free: bool = Field(True, description="Whether each item has a free vector beside, W; without them W is 0.")
+
+
 class ModelConfig(Section):
     """The DARec model."""
 
@@ -150,6 +162,10 @@ class ModelConfig(Section):
         default_factory=lambda: CollaborativeConfig(), description="The CF model."
     )
     prior: PriorConfig | None = Field(None, description="Counts added to the logits; none when absent.")
+    item_text: ItemTextConfig | None = Field(
+        None,
+        description="Ties the item projection to the items' texts; free vectors alone, as in the paper, when absent.",
+    )
     head_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="Share of a state's numbers that is dropped in front of the item projection, in training."
     )

@@ -112,13 +112,14 @@ def _classification(
         [rows.new_full((count,), scales[name] * share, dtype=dtype) for name, (count, share) in shares.items()]
     )
     states, targets = torch.cat([rows, counted]), torch.cat([step.targets, step.streams.items[step.counted]])
+    head = model.scoring_head()
     if len(step.sampled):
-        total, terms = sampled_cross_entropy(states, model.item_head, targets, weights, step.sampled)
+        total, terms = sampled_cross_entropy(states, head, targets, weights, step.sampled)
     else:
         added = None
         if model.prior is not None and step.prior is not None:
             logits = partial(model.prior, step.prior)
             added = RowLogits(len(rows), logits, tuple(model.prior.parameters()))
-        total, terms = item_cross_entropy(states, model.item_head, targets, weights, added)
+        total, terms = item_cross_entropy(states, head, targets, weights, added)
     parts = terms.split([count for count, _ in shares.values()])
     return total, {name: part.sum() * shares[name][1] for name, part in zip(shares, parts, strict=True)}

@@ -85,7 +85,11 @@ def fast_model(name: str, config: ModelConfig) -> DARec:
     torch.manual_seed(1)
     interactions = Ragged.from_rows(HISTORIES.values())
     pairs = (interactions.row_of_value, interactions.values)
-    darec = DARec(backbone(name), config, len(HISTORIES), len(ITEM_TOKENS), interactions=pairs).double()
+    texts = None
+    if config.item_text is not None:
+        texts = torch.randn(len(ITEM_TOKENS), config.item_text.dimension, generator=torch.Generator().manual_seed(2))
+    sizes = (len(HISTORIES), len(ITEM_TOKENS))
+    darec = DARec(backbone(name), config, *sizes, interactions=pairs, item_texts=texts).double()
     for own, parameter in darec.named_parameters():
         if not own.startswith("backbone."):  # away from the identity and from zero gates, or half would go untested
             parameter.data.normal_(std=0.3)

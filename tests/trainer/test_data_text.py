@@ -10,6 +10,11 @@ def test_title_brand_categories_lead_and_the_rest_follows_in_its_order():
     assert item_sentence(attributes) == "title Saw brand Acme categories Tools year 1999 color red"
 
 
+def test_a_sentence_holds_what_is_asked_for_in_that_order():
+    attributes = {"title": "Saw", "brand": "Acme", "Year": "1999"}
+    assert item_sentence(attributes, ["Year", "title"]) == "year 1999 title Saw"
+
+
 def test_empty_attributes_are_left_out_and_white_space_is_one_space():
     assert item_sentence({"title": "  Big\n\t saw ", "brand": " ", "categories": ""}) == "title Big saw"
 

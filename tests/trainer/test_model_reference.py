@@ -50,6 +50,9 @@ VARIANTS = {
     "frozen_mf_per_layer": {"collaborative": {"model": "mf", "training": "frozen", "projection": "per_layer"}},
     "lightgcn": {"collaborative": {"model": "lightgcn", "propagation_layers": 2}, "architecture": "SPS-PSS"},
     "frozen_lightgcn": {"collaborative": {"model": "lightgcn", "training": "frozen"}},
+    "pretrained_ncf": {"collaborative": {"training": "pretrained"}},
+    "item_text": {"item_text": {"dimension": 3}, "architecture": "SPS-PSS"},
+    "item_text_alone": {"item_text": {"dimension": 4, "free": False}},
     "no_column": {"collaborative": {"model": "none"}, "architecture": "PSP-PSP"},
 }
 
@@ -91,7 +94,7 @@ def test_every_family_agrees(name, architecture):
 @pytest.mark.parametrize("name", ["opt", "qwen3", "bert"])
 def test_every_variant_agrees(name, variant):
     config = model_config(**VARIANTS[variant])
-    joint = config.collaborative.model != "none" and config.collaborative.training == "joint"
+    joint = config.collaborative.model != "none" and config.collaborative.training != "frozen"
     losses = {"align": variant != "llmrec", "contrastive": variant != "llmrec", "collaborative": joint}
     assert_losses_and_gradients_agree(name, config, batch(**losses))
 

@@ -106,6 +106,19 @@ def test_a_frozen_cf_model_does_not_move_after_its_pretraining(home, warm, tmp_p
     assert torch.equal(pretrained, training.model.collaborative.users())
 
 
+def test_a_pretrained_cf_model_goes_on_with_the_rest(home, warm, tmp_path):
+    pretrained = {"dimension": 4, "training": "pretrained", "pretrain_epochs": 3}
+    config = tiny_run(home, model={"collaborative": pretrained})
+    training = Training(config, warm.materials(config), tmp_path / "run", "cpu")
+    fresh = training.model.collaborative.users().clone()
+    training.task.begin()
+    begun = training.model.collaborative.users().clone()
+    assert not torch.equal(fresh, begun)
+    assert run(config, tmp_path / "whole", warm=warm, keep_model=True).status == "finished"
+    trained = restore(config, load_model(tmp_path / "whole" / "model.safetensors"), warm).model.collaborative.users()
+    assert not torch.equal(begun, trained)
+
+
 def test_nothing_of_the_backbone_is_trained_or_saved(home, warm, tmp_path):
     config = tiny_run(home)
     materials = warm.materials(config)

@@ -26,10 +26,11 @@ from torch.nn.functional import normalize
 
 from trainer.baselines.catalogue import Catalogue
 from trainer.baselines.key_value_texts import TYPES, ItemTexts
-from trainer.baselines.sequence import Examples, ScoredBaseline, computed_head, one_cut, padded
+from trainer.baselines.sequence import Examples, ScoredBaseline, one_cut, padded
 from trainer.baselines.transformer import Count, Share, TransformerOptions
 from trainer.data.ragged import Ragged
 from trainer.errors import BadInput
+from trainer.models.item_head import computed_head
 from trainer.softmax import item_cross_entropy
 
 PUBLISHED = "recformer_seqrec_ckpt.bin"

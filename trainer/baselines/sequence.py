@@ -182,14 +182,6 @@ def tied_head(dimension: int, n_items: int, *, bias: bool) -> nn.Linear:
     return head
 
 
-def computed_head(weight_id: Tensor) -> nn.Linear:
-    """An item head whose weights [I, d] are computed, so that gradients go on to what they come from."""
-    head = nn.Linear(weight_id.shape[1], weight_id.shape[0], device="meta")
-    del head.weight, head.bias  # parameters, which only leaves can be
-    head.weight, head.bias = weight_id, weight_id.new_zeros(len(weight_id))  # type: ignore[assignment]
-    return head
-
-
 def one_cut(histories: Ragged, rng: np.random.Generator) -> Examples:
     """One item of each history, drawn anew, after those before it: `examples` for who reads a whole history at once."""
     cuts = rng.integers(1, histories.lengths)

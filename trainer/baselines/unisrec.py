@@ -27,13 +27,14 @@ from torch.nn.functional import normalize
 from trainer.baselines.catalogue import Catalogue
 from trainer.baselines.contrastive import Pretraining, Texts, pretrain
 from trainer.baselines.item_text import Pooling, item_vectors
-from trainer.baselines.sequence import SequenceModel, computed_head
+from trainer.baselines.sequence import SequenceModel
 from trainer.baselines.text_adaptor import AdaptorOptions, TextSequences
 from trainer.cache import cached
 from trainer.data.dataset import Dataset
 from trainer.data.item_vectors import encoder_digest
 from trainer.device import default_device
 from trainer.errors import BadInput
+from trainer.models.item_head import computed_head
 
 _MODEL = "unisrec.safetensors"
 _LOSSES = "losses.json"

@@ -23,7 +23,7 @@ _SHORTHANDS = {
 
 
 class FilterOptions(SelectionOptions):
-    """Which interactions, items and users stay; the same for every format."""
+    """Which interactions, items and users stay, and what a sentence says; the same for every format."""
 
     min_item_interactions: Positive = Field(4, description="Items with fewer interactions go.")
     min_user_interactions: Annotated[int, Field(ge=3)] = Field(
@@ -31,6 +31,11 @@ class FilterOptions(SelectionOptions):
     )
     min_length: int | None = Field(
         None, exclude=True, description="The same as min_user_interactions: the least length of a history."
+    )
+    sentence: tuple[str, ...] | None = Field(
+        None,
+        description="Attributes that an item sentence is made of, in this order, as `a,b`; all of them, title, brand "
+        "and categories first, when absent.",
     )
     k_core: int | None = Field(None, exclude=True, description="Both thresholds at once.")
 

@@ -67,6 +67,9 @@ def prepare(format: str, source: Path | None, out: Path | str, **options: Any) -
     reader = SOURCES[format]
     filter_options, source_options = _split_options(format, options, reader.options)
     raw = reader.read(source, source_options)
+    lacking = [name for name in filter_options.sentence or () if name not in raw.attributes]
+    if lacking:
+        raise BadInput(f"sentence: items have no attribute {lacking[0]!r}; they have {', '.join(raw.attributes)}")
     kept = apply_filters(raw, filter_options)
     chosen = _as_written(filter_options, source_options)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +130,8 @@ def _write(
     item_ids, user_ids = Strings(raw.item_ids).take(kept.items), Strings(raw.user_ids).take(kept.users)
     attributes = {name: Strings(values).take(kept.items) for name, values in raw.attributes.items()}
     sentences = Strings(
-        item_sentence(dict(zip(attributes, row, strict=True))) for row in zip(*attributes.values(), strict=True)
+        item_sentence(dict(zip(attributes, row, strict=True)), options.get("sentence"))
+        for row in zip(*attributes.values(), strict=True)
     )
     ends = kept.histories.offsets[1:]
     validation, test = kept.histories.values[ends - 2], kept.histories.values[ends - 1]
@@ -169,7 +173,11 @@ def _write(
 
 def _rules(options: Mapping[str, Any]) -> list[str]:
     repeats = [] if "duplicates" in options else ["Repeated interactions of a user with an item stayed."]
+    sentence = (
+        [f"Item sentences hold {', '.join(options['sentence'])}, in this order."] if "sentence" in options else []
+    )
     return [
+        *sentence,
         "Items without a title went.",
         f"Items with fewer than {options['min_item_interactions']} and users with fewer than "
         f"{options['min_user_interactions']} interactions went, again and again until nothing changed.",

@@ -17,13 +17,18 @@ _TEXTS_AT_A_TIME = 2**14
 """A tokenizer's own account of a text takes far more memory than its ids."""
 
 
-def item_sentence(attributes: Mapping[str, str]) -> str:
+def item_sentence(attributes: Mapping[str, str], order: Sequence[str] | None = None) -> str:
     """Flatten attributes to `key value key value …` (Section 2.1 of the paper).
 
-    Keys are lower-case, `FIRST_KEYS` come first, runs of white space become one space, empty attributes are left out.
+    Keys are lower-case, runs of white space become one space, empty attributes are left out.
+
+    Args:
+        attributes: value by key.
+        order: the keys that are wanted; all of them, `FIRST_KEYS` first, when absent.
     """
     values = {key.lower(): " ".join(value.split()) for key, value in attributes.items()}
-    ordered = [key for key in FIRST_KEYS if key in values] + [key for key in values if key not in FIRST_KEYS]
+    usual = [key for key in FIRST_KEYS if key in values] + [key for key in values if key not in FIRST_KEYS]
+    ordered = usual if order is None else [key.lower() for key in order]
     return " ".join(f"{key} {values[key]}" for key in ordered if values[key])
 
 

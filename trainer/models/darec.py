@@ -18,6 +18,7 @@ from trainer.models.collaborative import create_collaborative
 from trainer.models.collaborative.base import Interactions
 from trainer.models.compiling import compiled
 from trainer.models.da_layer import DALayer, plain_layer
+from trainer.models.item_head import TextHead
 from trainer.models.network import Network
 from trainer.models.prior import Prior
 from trainer.models.streams import PackedStreams
@@ -47,6 +48,7 @@ class DARec(Network):
         execution: how the layers are computed; plainly when absent.
         interactions: users and items of the training part, for a CF model that is trained on their graph.
         counts: [items] interactions with each item in the training part, for a prior.
+        item_texts: [items, dimension] text vectors of `config.item_text`; zeros, to be loaded, when absent.
 
     Raises:
         ValueError: if `config.architecture` does not fit the number of DALayers, or a prior has no counts.
@@ -61,6 +63,7 @@ class DARec(Network):
         execution: ExecutionConfig | None = None,
         interactions: Interactions | None = None,
         counts: NDArray[np.int64] | None = None,
+        item_texts: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -79,6 +82,12 @@ class DARec(Network):
         self.item_head = nn.Linear(backbone.output, n_items)
         nn.init.normal_(self.item_head.weight, std=0.02)
         nn.init.zeros_(self.item_head.bias)
+        self.text_head: TextHead | None = None
+        if config.item_text is not None:
+            self.text_head = TextHead(config.item_text, backbone.output, n_items, item_texts)
+            if not config.item_text.free:
+                nn.init.zeros_(self.item_head.weight)
+                self.item_head.weight.requires_grad_(False)
         self.collaborative = create_collaborative(config.collaborative, n_users, n_items, interactions)
         self.columns = nn.ModuleList()
         if self.collaborative is not None:
@@ -112,6 +121,13 @@ class DARec(Network):
             else:
                 h_td = self._layer(layer, plain_layer, h_td, streams, rotation, last)
         return self.backbone.finish(h_td).index_select(0, streams.read_places_r)
+
+    def scoring_head(self) -> nn.Linear:
+        """The item projection: W_item [I, output] and b_item."""
+        if self.text_head is None:
+            return self.item_head
+        head: nn.Linear = self.text_head(self.item_head)
+        return head
 
     def _layer(self, layer: nn.Module, *inputs: Any) -> Tensor:
         if self.execution.checkpoint_activations and torch.is_grad_enabled():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from trainer.models.backbones.base import BackboneLayer
 from trainer.models.backbones.projections import Rotation
@@ -84,7 +84,8 @@ class PaddedScores(nn.Module):
             own = columns[da_layers % len(columns)] if columns else None
             h = self._layer(k, layer, h, masks, rotation, last, own)
             da_layers += str(k) in model.da_layers
-        return model.item_head(backbone.finish(h))
+        head = model.scoring_head()
+        return linear(backbone.finish(h), head.weight, head.bias)
 
     def _ids(self, filled: Tensor) -> Tensor:
         """[B, N, W] vocabulary ids; the slot of `[SEQ]` and those without a token hold 0."""

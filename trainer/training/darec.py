@@ -48,7 +48,7 @@ class DARecTask(Task):
             logger.info("execution.shard_backbone has no effect: one worker holds the whole backbone")
         self.model.to(device)
         collaborative = self.model.collaborative
-        joint = collaborative is not None and config.model.collaborative.training == "joint"
+        joint = collaborative is not None and config.model.collaborative.training != "frozen"
         self.planner = BatchPlanner(
             materials.dataset.train,
             materials.dataset.n_items,
@@ -63,10 +63,10 @@ class DARecTask(Task):
             self._counter = PriorCounter(materials.relations, config.model.prior, materials.dataset.train)
 
     def begin(self) -> None:
-        """Fit the prior; pretrain the collaborative model, if it is to be frozen."""
+        """Fit the prior, pretrain the collaborative model, where that is wanted."""
         if self.model.prior is not None and self._counter is not None:
             fit_prior(self.model.prior, self._counter, self._materials.dataset.train, self._config, self._device)
-        if self.model.collaborative is not None and self._config.model.collaborative.training == "frozen":
+        if self.model.collaborative is not None and self._config.model.collaborative.training != "joint":
             dataset = self._materials.dataset
             pretrain_collaborative(self.model.collaborative, dataset.train, self._config, self._device)
 
@@ -111,4 +111,12 @@ def create_model(config: RunConfig, materials: Materials) -> DARec:
         interactions = (dataset.train.row_of_value, dataset.train.values)
         sizes = (dataset.n_users, dataset.n_items)
         frequency = None if materials.relations is None else materials.relations.frequency
-        return DARec(materials.backbone.model, config.model, *sizes, config.execution, interactions, frequency)
+        return DARec(
+            materials.backbone.model,
+            config.model,
+            *sizes,
+            config.execution,
+            interactions,
+            frequency,
+            materials.item_texts,
+        )

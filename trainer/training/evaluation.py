@@ -131,12 +131,14 @@ def item_scorer(
         seen: items of each history's user that are left out; none when absent.
     """
     prior = model.prior
+    with torch.no_grad():
+        head = model.scoring_head()
     if prior is None:
-        return ItemScorer.on(model.item_head, device, seen=seen)
+        return ItemScorer.on(head, device, seen=seen)
     if counter is None:
         raise ValueError("a model with a prior needs the relations of its items")
     return ItemScorer.on(
-        model.item_head, device, lambda places: prior(counter.of_histories(histories.take(places)).to(device)), seen
+        head, device, lambda places: prior(counter.of_histories(histories.take(places)).to(device)), seen
     )
 
 

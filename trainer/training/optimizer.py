@@ -10,7 +10,7 @@ from torch.optim import AdamW
 from trainer.config import OptimizationConfig, Part
 
 _PARTS: dict[Part, tuple[str, ...]] = {
-    "head": ("item_head.",),
+    "head": ("item_head.", "text_head."),
     "prior": ("prior.",),
     "adapters": ("da_layers.", "special"),
     "collaborative": ("collaborative.", "columns."),

@@ -1,4 +1,4 @@
-"""What is trained before the first epoch: a CF model that stays frozen afterwards (Fig. 14), the weights of a prior."""
+"""What is trained before the first epoch: a CF model (Fig. 14 has it frozen afterwards), the weights of a prior."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PRIOR_LEARNING_RATE = 0.05
 
 
 def pretrain_collaborative(model: CollaborativeModel, train: Ragged, config: RunConfig, device: str) -> None:
-    """Fit a CF model to the training part by Adam, in place; it stays frozen.
+    """Fit a CF model to the training part by Adam, in place; it stays frozen unless it is to go on with the model.
 
     Args:
         model: the CF model, on `device`.
@@ -43,7 +43,7 @@ def pretrain_collaborative(model: CollaborativeModel, train: Ragged, config: Run
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-    model.requires_grad_(False)
+    model.requires_grad_(settings.training != "frozen")
 
 
 def fit_prior(prior: Prior, counter: PriorCounter, train: Ragged, config: RunConfig, device: str) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trainer.architecture import Architecture
 from trainer.baselines import BASELINES, Catalogue, baseline_options, create_baseline
+from trainer.baselines.item_text import item_vectors
 from trainer.cache import cached
-from trainer.config import BackboneConfig, NegativesConfig, PriorConfig, RunConfig
+from trainer.config import BackboneConfig, ItemTextConfig, NegativesConfig, PriorConfig, RunConfig
 from trainer.data.dataset import Dataset
 from trainer.data.negatives import hard_negatives
 from trainer.data.ragged import Ragged
@@ -19,6 +21,7 @@ from trainer.data.relations import Relations, item_relations
 from trainer.data.text import encode_items
 from trainer.errors import BadInput
 from trainer.models.backbones import LoadedBackbone, layer_count, load_backbone, position_count
+from trainer.models.item_head import unit_vectors
 from trainer.models.streams import PROMPT, StreamPacker
 from trainer.training.precision import Precision, hold_in
 from trainer.training.sharding import is_sharded
@@ -54,6 +57,8 @@ class Materials(Judged):
     hard_negatives: Ragged
     relations: Relations | None = None
     """Of the items, for a model with a prior."""
+    item_texts: Tensor | None = None
+    """[items, dimension] of `model.item_text`, if the model has it."""
 
 
 class Warm:
@@ -66,6 +71,7 @@ class Warm:
         self._packers: dict[tuple[str, str | None, Path, int], StreamPacker] = {}
         self._negatives: dict[tuple[str, float, int, NegativesConfig], Ragged] = {}
         self._relations: dict[tuple[str, float, int, int, int], Relations] = {}
+        self._item_texts: dict[tuple[str, ItemTextConfig], Tensor] = {}
 
     def of(self, config: RunConfig) -> Judged:
         """What a run needs, DARec's or a baseline's.
@@ -95,7 +101,8 @@ class Warm:
         else:
             negatives = self._negatives[negatives_key] = hard_negatives(dataset, config.negatives, cache)
         relations = None if config.model.prior is None else self._related(config, config.model.prior, dataset)
-        return Materials(dataset, judged.validation, backbone, packer, negatives, relations)
+        texts = None if config.model.item_text is None else self._texts(config, config.model.item_text, full)
+        return Materials(dataset, judged.validation, backbone, packer, negatives, relations, texts)
 
     def judged(self, config: RunConfig) -> Judged:
         """The dataset of a run, and whose held-out items it is judged by.
@@ -136,6 +143,14 @@ class Warm:
         if key not in self._relations:
             self._relations[key] = item_relations(dataset, prior, config.cache)
         return self._relations[key]
+
+    def _texts(self, config: RunConfig, wanted: ItemTextConfig, dataset: Dataset) -> Tensor:
+        key = (config.data.path, wanted)
+        if key not in self._item_texts:
+            catalogue, field = Catalogue.of(dataset, config.cache), "model.item_text.encoder"
+            vectors = item_vectors(catalogue, wanted.encoder, "mean", field=field)
+            self._item_texts[key] = unit_vectors(vectors, wanted.dimension)
+        return self._item_texts[key]
 
     def _packer(self, backbone: LoadedBackbone, dataset: Dataset, max_item_tokens: int) -> StreamPacker:
         key = (backbone.name, backbone.revision, dataset.folder, max_item_tokens)

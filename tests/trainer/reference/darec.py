@@ -172,6 +172,8 @@ class ReferenceDARec:
 
     def cross_entropy(self, state: Tensor, target: int) -> Tensor:
         logits = self.w["item_head.weight"] @ state + self.w["item_head.bias"]
+        if self.config.item_text is not None:
+            logits = logits + self.w["text_head.vectors_it"] @ (self.w["text_head.projection_td"] @ state)
         return -torch.log(torch.exp(logits[target] - logits.max()) / torch.exp(logits - logits.max()).sum())
 
     def info_nce(self, state: Tensor, positive: Tensor, negatives: list[Tensor], tau: float) -> Tensor:
