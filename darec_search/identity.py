@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,17 @@ def _refuse_another(location: str, old: dict[str, Any], new: dict[str, Any]) -> 
 
 
 def differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Names of the fields of a new identity that an old one has otherwise or not at all."""
-    before = dict(_leaves(old))
-    return sorted(name for name, value in _leaves(new) if before.get(name) != value)
+    """Names of the fields of a new identity that an old one has otherwise.
+
+    A field that the old one lacks is younger than it; its default is what there was before.
+    """
+    before, defaults = dict(_leaves(old)), dict(_leaves(_defaults()))
+    return sorted(name for name, value in _leaves(new) if before.get(name, defaults.get(name)) != value)
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return identity(StudyConfig.model_validate({"name": "defaults", "data": {"path": "."}}), "", 0)
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

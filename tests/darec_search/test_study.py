@@ -86,6 +86,17 @@ def test_it_refuses_other_data(tmp_path):
         Study.open(study.config, "0" * 64, study.space.layers)
 
 
+def test_a_study_from_before_a_field_was_there_goes_on_with_its_default(tmp_path):
+    study = new_study(tmp_path / "study")
+    file = study.folder / "environment.json"
+    document = json.loads(file.read_text())
+    del document["identity"]["model"]["prior"], document["identity"]["data"]["exclude_seen"]
+    file.write_text(json.dumps(document))
+    assert reopen(study).id == study.id
+    with pytest.raises(BadInput, match=r"it differs in data\.exclude_seen\)"):
+        reopen(study, data=study.config.data.model_copy(update={"exclude_seen": True}))
+
+
 @pytest.mark.parametrize("left", [[".environment.json.x1"], ["environment.json"], ["environment.json", "study.yaml"]])
 def test_a_kill_while_the_folder_is_made_leaves_one_that_can_be_opened(tmp_path, left):
     study = new_study(tmp_path / "whole")
