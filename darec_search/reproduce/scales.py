@@ -22,7 +22,7 @@ class Scale:
         baseline: further fields of trained baselines.
         methods: further fields by method.
         search: fields in which a search's trainings differ; `search_of` has those of single kinds.
-        search_of: the same by kind of method.
+        search_of: the same by kind of method, and by method.
         figures: fields in which the trainings of figures differ from those of Table 2.
         too_slow: methods that take part only if they are named.
         trials: of every method's search; fewer where it has fewer settings to try.
@@ -105,13 +105,17 @@ SCALES = {
         baseline={"data.max_items": 50, "optimization": {**_RECBOLE, "epochs": 20, "patience": 3}},
         methods={
             **{name: {"optimization": {"epochs": 10, "patience": 2}} for name in ("fdsa", "unisrec")},
+            "bert4rec": {"optimization": {"epochs": 100, "patience": 10}},
             "darec": _PRIOR,
         },
         too_slow=("p5", "recformer"),
         search={"optimization.patience": None},
         search_of={
             "darec": {"data.users_fraction": 0.2, "optimization.epochs": 3},
-            "baseline": {"data.users_fraction": 0.3, "optimization.epochs": 4},
+            # A few epochs would choose what learns fast, not what ends well.
+            "baseline": {"data.users_fraction": 1.0, "optimization.patience": 3},
+            "bert4rec": {"optimization.epochs": 40, "optimization.patience": 10},
+            **{name: {"data.users_fraction": 0.3, "optimization.epochs": 4} for name in ("fdsa", "unisrec")},
         },
         figures={"data.users_fraction": 0.3, "optimization.epochs": 4},
         trials=5,

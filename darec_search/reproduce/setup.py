@@ -73,7 +73,8 @@ class Setup:
         """In what the trainings of a method's search differ."""
         scale = self.scale
         fraction = table_3_of(self.paper.name)[1] if scale.table_3 else {}
-        return fraction, scale.search, scale.search_of.get(method.kind, {})
+        own = (scale.search_of.get(name, {}) for name in (method.kind, method.name))
+        return fraction, scale.search, *own
 
     def space(self, method: Method) -> SearchSpace:
         """What the search of a method chooses from; its levels are called by the last part of their field.
