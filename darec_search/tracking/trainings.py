@@ -27,6 +27,8 @@ _SHOWN = ("*.json", "*.md", "*.png", "figures/*.png")
 """What belongs to the parent."""
 _OF_ALL = ("seed", "cache", "execution")
 """Fields that have a parameter of their own, or change nothing of what is trained."""
+_OF_BASELINES = ("baseline.options", "data", "optimization")
+"""Where the fields begin that mean something to a baseline; a whole DARec may stand beside it in the same file."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,6 @@ def _differing(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, Any]]:
     flat = {place: _flat(config.model_dump(mode="json", exclude=set(_OF_ALL))) for place, config in configs.items()}
     fields = dict.fromkeys(field for document in flat.values() for field in document)
     several = [field for field in fields if len({text(document.get(field)) for document in flat.values()}) > 1]
-    # The kind of model makes whole sections differ that mean nothing to a baseline.
     return {
         place: {
             field: document[field]
@@ -173,9 +174,6 @@ def _differing(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, Any]]:
         }
         for place, document in flat.items()
     }
-
-
-_OF_BASELINES = ("baseline.options", "data", "optimization")
 
 
 def _flat(document: Mapping[str, Any], before: Sequence[str] = ()) -> dict[str, Any]:
