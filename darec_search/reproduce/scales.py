@@ -105,7 +105,7 @@ SCALES = {
         baseline={"data.max_items": 50, "optimization": {**_RECBOLE, "epochs": 20, "patience": 3}},
         methods={
             **{name: {"optimization": {"epochs": 10, "patience": 2}} for name in ("fdsa", "unisrec")},
-            "bert4rec": {"optimization": {"epochs": 100, "patience": 10}},
+            "bert4rec": {"optimization": {"epochs": 60, "patience": 10}},
             "darec": _PRIOR,
         },
         too_slow=("p5", "recformer"),
