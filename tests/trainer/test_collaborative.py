@@ -86,14 +86,16 @@ def test_vectors_take_gradients_beside_the_loss_in_one_step(name):
         torch.testing.assert_close(parameter.grad, gradient)
 
 
-def test_pretraining_moves_the_model_and_freezes_it(name):
+@pytest.mark.parametrize("training", ["frozen", "pretrained"])
+def test_pretraining_moves_the_model_and_freezes_it_unless_it_goes_on(name, training):
     model = create(name)
     before = model.users().detach().clone()
-    config = RunConfig.model_validate({"data": {"path": "-"}, "model": {"collaborative": {"model": name}}})
+    collaborative = {"model": name, "training": training}
+    config = RunConfig.model_validate({"data": {"path": "-"}, "model": {"collaborative": collaborative}})
     pretrain_collaborative(model, TRAIN, config, "cpu")
     assert not torch.allclose(before, model.users())
-    assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert not model.users().requires_grad
+    assert {parameter.requires_grad for parameter in model.parameters()} == {training == "pretrained"}
+    assert model.users().requires_grad == (training == "pretrained")
 
 
 @pytest.fixture(scope="module")
