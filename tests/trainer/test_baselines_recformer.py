@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel
 from trainer.baselines import Catalogue, create_baseline
 from trainer.baselines.key_value_texts import ItemTexts
 from trainer.baselines.recformer import PUBLISHED
+from trainer.baselines.sequence import padded
 from trainer.config import BaselineConfig
 from trainer.data.ragged import Ragged
 from trainer.errors import BadInput
@@ -169,3 +170,20 @@ def test_histories_longer_than_the_tokens_lose_their_oldest_items():
         one, other = (model.last_states(torch.tensor([[old, 2, 1]]), torch.tensor([3])) for old in (0, 1))
     torch.testing.assert_close(one, other)
     assert np.isfinite(one.numpy()).all()
+
+
+def test_many_histories_are_read_a_few_at_a_time():
+    model = created()
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 3, rng.integers(1, 5)) for _ in range(150)]
+    ids, lengths = map(torch.from_numpy, padded(Ragged.from_rows(rows)))
+    sizes = []
+    model.longformer.register_forward_pre_hook(
+        lambda _, __, inputs: sizes.append(len(inputs["inputs_embeds"])), with_kwargs=True
+    )
+    with torch.no_grad():
+        together = model.last_states(ids, lengths)
+    assert sum(sizes) == 150 and max(sizes) <= 64
+    with torch.no_grad():
+        alone = torch.cat([model.last_states(row[None], length[None]) for row, length in zip(ids, lengths, strict=True)])
+    torch.testing.assert_close(together, alone)

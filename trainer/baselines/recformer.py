@@ -36,7 +36,8 @@ from trainer.softmax import item_cross_entropy
 PUBLISHED = "recformer_seqrec_ckpt.bin"
 """The authors' file of pre-trained weights."""
 _PREFIX, _PLACES = "longformer.", "embeddings.item_position_embeddings.weight"
-_ITEMS_AT_A_TIME = 64
+_TEXTS_AT_A_TIME = 64
+"""Without gradients, so that a whole split's histories need no more memory than a training step."""
 
 
 class RecFormerOptions(TransformerOptions):
@@ -120,17 +121,22 @@ class RecFormer(ScoredBaseline):
     def _encode_items(self) -> None:
         was_training = self.training
         self.eval()
-        order = np.argsort(self._texts.tokens.lengths, kind="stable")  # so that little is padded
-        for start in range(0, len(order), _ITEMS_AT_A_TIME):
-            items = order[start : start + _ITEMS_AT_A_TIME]
-            found = self._read(Ragged.from_lengths(items, np.ones(len(items), np.int64)))
-            self.items_id[torch.from_numpy(items).to(found.device)] = found.float()
+        items = np.arange(len(self._texts.tokens))
+        self.items_id.copy_(self._read(Ragged.from_lengths(items, np.ones(len(items), np.int64))))
         self.train(was_training)
 
     def _read(self, histories: Ragged) -> Tensor:
         """[B, d] states of [CLS] before the texts of items, the newest first."""
+        inputs = self._texts.of(histories, self._options.tokens)
+        if torch.is_grad_enabled():
+            return self._read_texts(*inputs)
+        order = np.argsort(inputs[0].lengths, kind="stable")  # so that little is padded
+        parts = np.split(order, np.arange(_TEXTS_AT_A_TIME, len(order), _TEXTS_AT_A_TIME))
+        found = torch.cat([self._read_texts(*(each.take(part) for each in inputs)) for part in parts])
+        return found[torch.from_numpy(np.argsort(order)).to(found.device)]
+
+    def _read_texts(self, tokens: Ragged, types: Ragged, places: Ragged) -> Tensor:
         texts, device = self._texts, self.items_id.device
-        tokens, types, places = texts.of(histories, self._options.tokens)
         (matrix, lengths), (type_matrix, _), (place_matrix, _) = map(padded, (tokens, types, places))
         beyond = -matrix.shape[1] % self._options.window  # it attends by whole windows
         tokens_bs, types_bs, places_bs = (
