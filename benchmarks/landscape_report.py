@@ -4,7 +4,8 @@ python benchmarks/landscape_report.py [NAME ...] [--out docs/images]
 
 For each `landscapes/NAME.parquet` (all but variants by default): tables of noise against signal for every objective,
 of what explains the differences, and of what early epochs tell; one picture `landscape-NAME.png`. Variants
-(`NAME-ema.parquet`, …) are compared with their landscape on the architectures that both have.
+(`NAME-ema.parquet`, `NAME-half.parquet` by half of the users, …) are compared with their landscape on the architectures
+that both have: noise, and whether they have the same order.
 """
 
 from __future__ import annotations
@@ -184,6 +185,9 @@ def report(landscape: Landscape, variants: Sequence[Landscape], out: Path, conso
         rows |= {name: _noise_row(variant.values(name), ours.values("MRR, best epoch")) for name in _JUDGED}
         console.print(_noise_table(f"{variant.name}: {len(variant.bits)} architectures that both have", rows))
         figures |= {f"{variant.name}: {name}": row for name, row in rows.items()}
+        orders = {name: _orders(variant.values(name), ours.values(name)) for name in _JUDGED}
+        console.print(f"{variant.name}: Spearman's ρ with {landscape.name} itself:", orders)
+        figures[f"{variant.name}: orders"] = orders
     shares = {name: explained(landscape.bits, landscape.values(name)) for name in _JUDGED}
     console.print(_shares_table(shares))
     early = {
@@ -198,6 +202,14 @@ def report(landscape: Landscape, variants: Sequence[Landscape], out: Path, conso
 
 
 _JUDGED = ("MRR, best epoch", "log-likelihood, best epoch")
+
+
+def _orders(values: Array, reference: Array) -> dict[str, float]:
+    """Rank correlations of architectures: means over seeds, and single trainings of different seeds."""
+    seeds = range(values.shape[1])
+    single = [stats.spearmanr(values[:, i], reference[:, j]).statistic for i in seeds for j in seeds if i != j]
+    means = stats.spearmanr(values.mean(1), reference.mean(1)).statistic
+    return {"means": round(float(means), 3), "single trainings": round(float(np.mean(single)), 3)}
 
 
 def _noise_row(values: Array, reference: Array) -> dict[str, float]:

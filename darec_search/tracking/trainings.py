@@ -27,6 +27,8 @@ _SHOWN = ("*.json", "*.md", "*.png", "figures/*.png")
 """What belongs to the parent."""
 _OF_ALL = ("seed", "cache", "execution")
 """Fields that have a parameter of their own, or change nothing of what is trained."""
+_SAID = ("model.architecture", "data.users_fraction", "optimization.epochs")
+"""Fields of sections that have a parameter of their own."""
 _OF_BASELINES = ("baseline.options", "data", "optimization")
 """Where the fields begin that mean something to a baseline; a whole DARec may stand beside it in the same file."""
 
@@ -165,7 +167,11 @@ def _differing(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, Any]]:
     """By place, the fields that have not the same value in all trainings."""
     flat = {place: _flat(config.model_dump(mode="json", exclude=set(_OF_ALL))) for place, config in configs.items()}
     fields = dict.fromkeys(field for document in flat.values() for field in document)
-    several = [field for field in fields if len({text(document.get(field)) for document in flat.values()}) > 1]
+    several = [
+        field
+        for field in fields
+        if field not in _SAID and len({text(document.get(field)) for document in flat.values()}) > 1
+    ]
     return {
         place: {
             field: document[field]

@@ -66,7 +66,7 @@ def test_parameters_say_in_what_trainings_differ(tracked):
     shown = {name: dict(run.data.params) for name, run in runs.items()}
     common = {"users_fraction": "1.0", "epochs": "2"}
     assert shown["darec-1"] == {
-        **{"method": "darec", "architecture": "parallel", "model.architecture": "parallel", "seed": "1"},
+        **{"method": "darec", "architecture": "parallel", "seed": "1"},
         **{"optimization.learning_rate": "0.001", **common},
     }
     options = {f"baseline.options.{name}": value for name, value in (("hidden", "8"), ("layers", "1"))}
