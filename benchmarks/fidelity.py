@@ -139,7 +139,7 @@ class Curves:
         for what, other in (("rank correlation with its own end", 0), ("… with another seed's end", 1)):
             ranks[what] = [
                 float(np.mean([_rank_correlation(self.values[:, s, k], self.values[:, s ^ other, -1]) for s in (0, 1)]))
-                for k in range(self.epochs)
+                for k in range(len(self.costs))
             ]
         return {
             "signal's correlation with the end": (signal[-1] / spread / spread[-1]).tolist(),

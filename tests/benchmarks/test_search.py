@@ -6,6 +6,7 @@ import json
 
 import pytest
 import search
+import search_page
 from peers import PEERS
 from search import Run, Search, run_search
 from search_report import Runs, Setting, _ahead, _depth_smooth, _noisy, _planted, report
@@ -86,3 +87,22 @@ def test_the_report_is_kept_as_json(tmp_path):
     written = json.loads(path.read_text())
     assert [row["regret"] for row in written["runs"]] == [[0.5, 0.0, 5], [0.2, None, 1]]
     assert {goal["reached"] for goal in written["goals"]} == {None}
+
+
+def test_the_page_is_made_of_the_report():
+    document = json.loads((search_page.RESULTS / "search.json").read_text())
+    shown = (search_page.DOCS / "search.md").read_text(encoding="utf-8")
+    assert search_page.tables(document) in shown
+    assert search_page.BEGIN in shown
+
+
+def test_tables_show_the_best_and_the_seeds_that_differ(tmp_path):
+    path = tmp_path / "search.json"
+    runs = [*_runs("few", 0.3, {"ax_bayes": [0.5] * 5, "a": [0.2]}), *_runs("nk", 0.3, {"ax_bayes": [0.1, 0.3] * 3})]
+    report([*runs, *_runs("landscape_synthetic", None, {"ax_bayes": [0.0] * 5})], path)
+    made = search_page.tables(json.loads(path.read_text())).splitlines()
+    assert "| ax_bayes | **0.20 ± 0.04** | 0.50 ± 0.00 (5) | 0.35 |" in made
+    assert "| a |  | **0.20** (1) |  |" in made
+    assert "| ax_bayes | **0.00 ± 0.00** | 1.00 |" in made
+    search_page.draw(json.loads(path.read_text()), tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
