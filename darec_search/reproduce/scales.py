@@ -106,6 +106,8 @@ SCALES = {
         methods={
             **{name: {"optimization": {"epochs": 10, "patience": 2}} for name in ("fdsa", "unisrec")},
             "bert4rec": {"optimization": {"epochs": 60, "patience": 10}},
+            "p5": {"optimization": {"epochs": 40, "patience": 10}},
+            "recformer": {"baseline.options.tokens": 256, "optimization": {"epochs": 15, "patience": 3}},
             "darec": _PRIOR,
         },
         too_slow=("p5", "recformer"),
@@ -116,6 +118,8 @@ SCALES = {
             "baseline": {"data.users_fraction": 1.0, "optimization.patience": 3},
             "bert4rec": {"optimization.epochs": 40, "optimization.patience": 10},
             **{name: {"data.users_fraction": 0.3, "optimization.epochs": 4} for name in ("fdsa", "unisrec")},
+            "p5": {"data.users_fraction": 0.3, "optimization.epochs": 20, "optimization.patience": 10},
+            "recformer": {"data.users_fraction": 0.3, "optimization.epochs": 6},
         },
         figures={"data.users_fraction": 0.3, "optimization.epochs": 4},
         trials=5,
