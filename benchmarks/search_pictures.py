@@ -28,6 +28,8 @@ from darec_search.samplers.proposer import Proposer
 Array = NDArray[np.float64]
 WEIGHED = ("smooth", "rough", "few", "landscape_scientific")
 SHOWN = "smooth"
+LONGER = "few"
+"""Searched twice as long too: which bits matter shows late."""
 BLUE, GREY, RED = "#2563eb", "#9ca3af", "#dc2626"
 
 
@@ -37,10 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.trials, options.out = 12, Path("runs/pictures")
     torch.set_num_threads(1)
     mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    searches = {name: _search(draw(name, options.seed), options) for name in WEIGHED}
+    searches = {name: _search(draw(name, options.seed), options, options.trials) for name in WEIGHED}
+    longer, _ = _search(draw(LONGER, options.seed), options, 2 * options.trials)
+    weights = {name: _weights(draw(name, options.seed), found) for name, (found, _) in searches.items()}
+    weights[f"{LONGER}, {len(longer)}"] = _weights(draw(LONGER, options.seed), longer)
     problem, (told, advised) = draw(SHOWN, options.seed), searches[SHOWN]
-    figure, axes = plt.subplots(1, 4, figsize=(14, 3.6), layout="constrained", width_ratios=(1.1, 0.8, 0.8, 1.4))
-    _draw_weights(axes[0], {name: _weights(draw(name, options.seed), found) for name, (found, _) in searches.items()})
+    figure, axes = plt.subplots(1, 4, figsize=(14, 3.6), layout="constrained", width_ratios=(1.3, 0.8, 0.8, 1.4))
+    _draw_weights(axes[0], weights)
     _draw_effects(axes[1], _effects(problem, problem.value), "true main effects")
     model = Proposer(problem.space).model(told)
     _draw_effects(axes[2], _effects(problem, lambda x: model.mean(torch.from_numpy(x)).numpy()), "what it believes")
@@ -50,12 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(options.out / "search-thinks.png")
 
 
-def _search(problem: Problem, options: argparse.Namespace) -> tuple[list[Observation], list[Recommendation]]:
+def _search(
+    problem: Problem, options: argparse.Namespace, trials: int
+) -> tuple[list[Observation], list[Recommendation]]:
     """All results of a search, and what was recommended after each."""
     sampler, told, advised = create("ax_bayes", problem.space, options.seed), [], []
     sd = problem.noise if problem.noise is not None else options.noise * problem.spread
-    noise = np.random.default_rng([options.seed, 77]).normal(0, sd, options.trials)
-    for number in range(options.trials):
+    noise = np.random.default_rng([options.seed, 77]).normal(0, sd, trials)
+    for number in range(trials):
         point = sampler.ask()
         told.append(Observation(point, problem.at(point) + float(noise[number])))
         sampler.tell(point, told[-1].value)
@@ -66,8 +73,8 @@ def _search(problem: Problem, options: argparse.Namespace) -> tuple[list[Observa
 def _weights(problem: Problem, told: Sequence[Observation]) -> dict[str, float]:
     """Share of the signal's variance that the mixture gives each component."""
     model = Proposer(problem.space).model(told)
-    names = StructuredKernels(problem.space).names
-    return dict(zip(names, (model.weights @ model.weightings).tolist(), strict=True))
+    names, shares = StructuredKernels(problem.space).names, (model.weights @ model.weightings).tolist()
+    return {**dict(zip(names, shares, strict=False)), "tables": sum(shares[len(names) :])}
 
 
 def _effects(problem: Problem, value: Callable[[Array], Array]) -> Array:

@@ -49,7 +49,7 @@ class Effects:
 
     def __init__(self, space: SearchSpace, observations: Sequence[Observation]) -> None:
         self._space, self._kernels = space, StructuredKernels(space)
-        self._model = Proposer(space).model_for_intervals(observations)
+        self._model = Proposer(space).model_for_effects(observations)
 
     def adapters(self, shares: Shares) -> list[Effect]:
         """Effect of making each adapter parallel, by bit."""

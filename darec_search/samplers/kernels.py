@@ -66,6 +66,15 @@ class StructuredKernels:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def bits(self) -> int:
+        """Their number d."""
+        return self._d
+
+    def levels_together(self, left_nd: Tensor, right_md: Tensor) -> Tensor:
+        """Product of all loss weights' ρ between two sets of encoded points: [n, m]."""
+        return self._level_correlations(left_nd[:, self._d :], right_md[:, self._d :]).prod(0)
+
     def gram(self, left_nd: Tensor, right_md: Tensor) -> Tensor:
         """Every component between two sets of encoded points: [B, n, m], float64."""
         left_z, right_z = 1 - 2 * left_nd[:, : self._d], 1 - 2 * right_md[:, : self._d]

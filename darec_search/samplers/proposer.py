@@ -20,6 +20,7 @@ from darec_search.samplers.local_search import Acquisition, rounded
 from darec_search.samplers.prior import PriorMeans, WithPriors
 from darec_search.samplers.prob_reparam_optimizer import ProbabilisticReparameterization
 from darec_search.samplers.surrogate import Data, Kernels, StructuredMixture, Trend
+from darec_search.samplers.tables import WithTables, find_tables
 from darec_search.space import Point, SearchSpace
 
 _BANK_SEED = 2024
@@ -84,10 +85,10 @@ class Proposer:
             self._bank, self._trend = (weightings, noise), Trend(priors, slopes)
             self._covariances = WithPriors(self._kernels, priors)
 
-    def model(self, observations: Sequence[Observation], keep: int = _KEPT) -> StructuredMixture:
+    def model(self, observations: Sequence[Observation], keep: int = _KEPT, tables: bool = True) -> StructuredMixture:
         """The surrogate of at least one observation, of the `keep` best bank entries; the order does not matter.
 
-        Values of cheaper fidelities are to be `comparable`.
+        Values of cheaper fidelities are to be `comparable`; with them there are no tables.
         """
         observations = sorted(observations, key=lambda o: (tuple(self.space.encode(o.point)), o.value, o.fidelity))
         x = self.encode([observation.point for observation in observations])
@@ -96,9 +97,37 @@ class Proposer:
         weightings, noise = self._bank
         if len(self.costs) == 1:
             data = Data.of(x, y, stderr)
-            return StructuredMixture(self._covariances, data, weightings, noise, keep, self._trend)
+            model = StructuredMixture(self._covariances, data, weightings, noise, keep, self._trend)
+            return self._with_tables(model, data) if tables and self.space.bits else model
         data = Data.of(x, y, stderr, torch.tensor([observation.fidelity for observation in observations]))
         return self._linked(data, keep)
+
+    def _with_tables(self, model: StructuredMixture, data: Data) -> StructuredMixture:
+        """A mixture of the bank's and the tables, or the former alone unless tables are the more likely of the two.
+
+        Before the results they are together as likely as one component of the bank: they are one idea more.
+        """
+        scored = StructuredMixture.standardised(data)
+        tables = find_tables(self._kernels, scored.x, scored.y, scored.noise_scale)
+        of_tables = tables.log_evidence - math.log(len(self._kernels))
+        of_bank = model.weights.log() + model.log_evidence
+        if float(torch.logsumexp(of_tables, 0)) < model.log_evidence:
+            return model
+        entries, count = len(model.weights), len(tables)
+        trend = model.trend
+        if trend:
+            trend = Trend(
+                trend.features, torch.cat([trend.slopes, trend.slopes.new_zeros(count, trend.slopes.shape[1])])
+            )
+        return StructuredMixture(
+            WithTables(self._covariances, self._kernels, tables),
+            data,
+            torch.block_diag(model.weightings, torch.eye(count, dtype=torch.float64)),
+            torch.cat([model.noise, tables.noise]),
+            entries + count,
+            trend,
+            log_evidence=torch.cat([of_bank, of_tables]),
+        )
 
     def _linked(self, data: Data, keep: int) -> StructuredMixture:
         """The surrogate of several fidelities: of the best settings of the bank, each with each of the best links.
@@ -120,8 +149,14 @@ class Proposer:
 
     def model_for_intervals(self, observations: Sequence[Observation]) -> StructuredMixture:
         """The surrogate whose intervals hold what they say: of all bank entries, unless there are many observations."""
-        few = len(observations) <= _WHOLE_BANK_UP_TO
-        return self.model(observations, len(self._bank[1]) if few else _KEPT)
+        return self.model(observations, self._kept_for_intervals(observations))
+
+    def model_for_effects(self, observations: Sequence[Observation]) -> StructuredMixture:
+        """The same of the bank alone: a table takes effects for exactly 0, which makes intervals of weak ones short."""
+        return self.model(observations, self._kept_for_intervals(observations), tables=False)
+
+    def _kept_for_intervals(self, observations: Sequence[Observation]) -> int:
+        return len(self._bank[1]) if len(observations) <= _WHOLE_BANK_UP_TO else _KEPT
 
     def propose(
         self,

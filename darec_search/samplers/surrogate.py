@@ -1,5 +1,7 @@
 """The model of the objective: a mixture of Gaussian processes over a bank of structured kernels.
 
+Where the results speak for them, tables over few bits join it (`tables.py`).
+
 Notation: n observations y (standardised), M bank entries, C kept components, B kernels.
 K = 1 + Σ_b w_b k_b + ν diag(r): a constant, a weighting w and a noise ratio ν from the bank; r is 1, or a known
 standard error's square relative to the others'. With an inverse-gamma(1, 1) amplitude σ² integrated out (Rasmussen &
@@ -26,6 +28,7 @@ import torch
 from botorch.models.model import Model
 from botorch.posteriors.gpytorch import GPyTorchPosterior
 from gpytorch.distributions import MultivariateNormal
+from linear_operator import to_linear_operator
 from scipy import special
 from torch import Tensor
 
@@ -103,6 +106,7 @@ class StructuredMixture(Model):
         keep: entries kept, best first, at most M.
         trend: the entries' prior means; none by default.
         links: of the entries' fidelities, where the data are of several.
+        log_evidence: [M] of the entries, where it is known; else their marginal likelihoods.
     """
 
     def __init__(
@@ -114,13 +118,18 @@ class StructuredMixture(Model):
         keep: int = 12,
         trend: Trend | None = None,
         links: Links | None = None,
+        log_evidence: Tensor | None = None,
     ) -> None:
         super().__init__()
         self._kernels = kernels
         self._mean = data.y.mean()
         spread = data.y.std(correction=0)
         self._spread = spread if spread > 1e-12 * max(1.0, float(data.y.abs().max())) else torch.ones_like(spread)
-        scores = _scores(_Prior(kernels, weightings, noise, trend, links), self._thinned(data))
+        scores = log_evidence
+        if scores is None:
+            scores = _scores(_Prior(kernels, weightings, noise, trend, links), self.standardised(data))
+        self.log_evidence = float(torch.logsumexp(scores, 0)) - math.log(len(scores))
+        """Of the bank, every entry of which is as likely."""
         kept = torch.sort(scores, descending=True, stable=True).indices[:keep]
         # With many results a few entries explain nearly everything; the others would only cost time.
         kept = kept[scores[kept] >= scores[kept[0]] + math.log(_NEGLIGIBLE)]
@@ -128,9 +137,9 @@ class StructuredMixture(Model):
         """Places in the bank of the entries that make the mixture, best first."""
         self.weights = torch.softmax(scores[kept], 0)
         self.weightings, self.noise = weightings[kept], noise[kept]
-        self._trend = trend.of(kept) if trend else None
+        self.trend = trend.of(kept) if trend else None
         self._links = links.of(kept) if links else None
-        self._prior = _Prior(kernels, self.weightings, self.noise, self._trend, self._links)
+        self._prior = _Prior(kernels, self.weightings, self.noise, self.trend, self._links)
         standard = Data(data.x, self._standardise(data.y), data.noise_scale, data.fidelity)
         self._condition(standard, self._prior.residuals(standard))
 
@@ -147,7 +156,8 @@ class StructuredMixture(Model):
         return (y - self._mean) / self._spread
 
     @staticmethod
-    def _thinned(data: Data) -> Data:
+    def standardised(data: Data) -> Data:
+        """What the bank is scored on: all observations, or some of many, with mean 0 and variance 1."""
         keep = torch.linspace(0, len(data.y) - 1, min(len(data.y), _SCORED_AT_MOST)).round().long()
         y = data.y[keep]
         spread = y.std(correction=0)
@@ -219,7 +229,7 @@ class StructuredMixture(Model):
         """
         cross = self._cross(x, fidelity)
         mean = torch.einsum("cnm,cn->cm", cross, self._alpha)
-        if self._trend:
+        if self.trend:
             mean = mean + self._prior.expected(x, fidelity)
         return self._mean + self._spread * mean, self._inverse @ cross
 
@@ -287,8 +297,8 @@ class StructuredMixture(Model):
             alpha = alpha * self._links.signal[:, self._data.fidelity, 0]
         parts = torch.einsum("c,cb,cn->bn", self.weights, self.weightings, alpha)
         mean = self.weights @ alpha.sum(1) + torch.einsum("bnm,bn->m", self._kernels.gram(self._x, x), parts)
-        if self._trend:
-            mean = mean + self.weights @ self._trend(x)
+        if self.trend:
+            mean = mean + self.weights @ self.trend(x)
         return self._mean + self._spread * mean
 
     def interval(self, x: Tensor, level: float) -> tuple[Tensor, Tensor]:
@@ -320,7 +330,7 @@ class StructuredMixture(Model):
         Raises:
             ValueError: with a prior mean, whose own effects nobody has given.
         """
-        if self._trend:
+        if self.trend:
             raise ValueError("effects are those of a surrogate without a prior mean")
         cross = (self.weightings @ cross_bnf.flatten(1)).reshape(-1, *cross_bnf.shape[1:])
         means = self._spread * torch.einsum("cnf,cn->cf", cross, self._alpha)
@@ -383,7 +393,9 @@ class StructuredMixture(Model):
             noise = self.noise * self._amplitude * self._spread**2
             covariance = covariance + noise[:, None, None] * torch.eye(q, dtype=torch.float64)
         mean = means.reshape(len(self.weights), -1, q).transpose(0, 1).reshape(*batch, len(self.weights), q)
-        normal = MultivariateNormal(mean, covariance.reshape(*batch, len(self.weights), q, q))
+        covariance = covariance.reshape(*batch, len(self.weights), q, q)
+        # Factored when needed, with jitter: a table sees no difference between some designs.
+        normal = MultivariateNormal(mean, to_linear_operator(covariance))
         posterior = GPyTorchPosterior(normal)
         return posterior if posterior_transform is None else posterior_transform(posterior)
 
@@ -445,10 +457,18 @@ class _Prior:
 
 
 def _scores(prior: _Prior, data: Data) -> Tensor:
-    """[M] log marginal likelihoods with the amplitude integrated out."""
-    factor = prior.cholesky(data)
-    residuals = prior.residuals(data)[..., None].expand(len(prior.noise), -1, 1)
-    whitened = torch.linalg.solve_triangular(factor, residuals, upper=False)
-    fit = whitened.square().sum((1, 2))
-    half_log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(1)
-    return -(len(data.y) + 2) / 2 * torch.log(fit + 2) - half_log_det
+    """[M] log marginal likelihoods."""
+    return log_marginal(prior.cholesky(data), prior.residuals(data))
+
+
+def log_marginal(factor_mnn: Tensor, y: Tensor) -> Tensor:
+    """[M] log p(y), up to a constant, with the amplitude integrated out.
+
+    Args:
+        factor_mnn: Cholesky factors of K.
+        y: [n], or [M, n].
+    """
+    residuals = y[..., None].expand(len(factor_mnn), -1, 1)
+    fit = torch.linalg.solve_triangular(factor_mnn, residuals, upper=False).square().sum((1, 2))
+    half_log_det = factor_mnn.diagonal(dim1=-2, dim2=-1).log().sum(1)
+    return -(residuals.shape[1] + 2) / 2 * torch.log(fit + 2) - half_log_det

@@ -48,7 +48,7 @@ def test_effects_are_the_functionals_of_the_joint_posterior_over_the_whole_space
     effects = Effects(SPACE, told)
     got = [*effects.adapters(SHARES), *effects.pairs(SHARES).values(), *effects.levels("align", SHARES)]
     v = torch.stack(list(functionals().values()))
-    model = Proposer(SPACE).model_for_intervals(told)
+    model = Proposer(SPACE).model_for_effects(told)
     joint = model.posterior(X[None])
     means = joint.mean[0, :, :, 0] @ v.T
     variances = torch.einsum("fm,cmk,fk->cf", v, joint.distribution.covariance_matrix[0], v)
@@ -62,7 +62,7 @@ def test_a_loss_weight_at_one_architecture():
     told = observations(np.sin(X.sum(1).numpy()), seed=3)
     bits = told[0].point.bits
     here = (X[:, :6] == torch.tensor(bits)).all(1)
-    means = Proposer(SPACE).model_for_intervals(told).mean(X)
+    means = Proposer(SPACE).model_for_effects(told).mean(X)
     probability = PROBABILITY * 2**6
     average = (means * probability)[here].sum()
     for level, effect in enumerate(Effects(SPACE, told).levels_at(bits, "align", SHARES)):
