@@ -68,7 +68,7 @@ class StructuredKernels:
 
     @property
     def bits(self) -> int:
-        """Their number d."""
+        """Number d of bits."""
         return self._d
 
     def levels_together(self, left_nd: Tensor, right_md: Tensor) -> Tensor:

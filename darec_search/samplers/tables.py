@@ -89,8 +89,9 @@ def find_tables(kernels: StructuredKernels, x: Tensor, y: Tensor, noise_scale: T
     by_size: list[Tensor] = []
     for size in range(min(_LARGEST, kernels.bits) + 1):
         rough = evidence(sets, setting)[:, 0]
-        sets = sets[_descending(rough)]
-        rough, best = rough.sort(descending=True).values, sets[:width]
+        order = _descending(rough)
+        sets, rough = sets[order], rough[order]
+        best = sets[:width]
         scores_mg = evidence(best, _SETTINGS)
         of_sets = torch.logsumexp(scores_mg, 1)
         # What all settings are worth to the best set they are taken to be worth to those scored at one.
