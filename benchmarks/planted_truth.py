@@ -76,6 +76,8 @@ def _config(seed: int, options: argparse.Namespace) -> StudyConfig:
         f"data.prepare.options.seed={seed}",
         f"cache={options.out / 'cache'}",
         "tracking.enabled=false",
+        # It is about architectures, which the prior from counts hides.
+        "promotion.prior=false",
     ]
     if options.quick:
         overrides += ["search.trials=3", "search.epochs=1", "optimization.epochs=1", "promotion.repeats=1"]

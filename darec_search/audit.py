@@ -155,14 +155,14 @@ def _values(study: Study, fidelity: Fidelity) -> dict[Point, list[float]]:
     """Validation MRRs of the searched model's designs at a fidelity."""
     found: dict[Point, list[float]] = defaultdict(list)
     for trial in study.trials():
-        if trial.spec.fidelity == fidelity and trial.spec.stage != "variant" and trial.objective is not None:
+        if trial.spec.fidelity == fidelity and not trial.spec.variant and trial.objective is not None:
             found[trial.spec.point].append(trial.objective)
     return dict(found)
 
 
 def _add_final(study: Study, values: dict[Point, list[float]]) -> None:
-    """The winner's run on all data, which is no trial."""
-    result = study.final_result()
+    """The winner's run on all data, which is no trial; with a prior of its own it is another model."""
+    result = None if study.config.adds_prior else study.final_result()
     file = study.folder / "promotion.json"
     if result is None or result.objective is None or not file.exists():
         return

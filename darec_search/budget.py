@@ -133,7 +133,7 @@ def promotion_share(config: StudyConfig) -> float:
     trial, full = trial_fidelity(config).cost, full_fidelity(config).cost
     for_weights = weights.trials_of(config) if config.search.strategy == "staged" else 0
     searching = (config.search.trials + for_weights * (1 + config.search.weights_again)) * trial
-    following = config.promotion.most_retests * trial + 3 * full
+    following = config.promotion.most_retests * trial + (3 + config.adds_prior) * full
     return following / (searching + following)
 
 
@@ -215,11 +215,11 @@ class Allowance:
 
 
 def _on_all_users(config: StudyConfig, rate: float) -> float:
-    """Hours that winner and two fixed arms are expected to take; workers of a run share its work."""
+    """Hours that the final model and what it is compared with are expected to take; workers of a run share its work."""
     final = final_held(config)
     workers = 1 if config.resources.runner == "local" else config.promotion.num_workers
     a_worker = units(config, final) / workers / units(config, config.resources.each)
-    return rate * full_fidelity(config).cost * (2 + a_worker)
+    return rate * full_fidelity(config).cost * (2 + config.adds_prior + a_worker)
 
 
 def _passes(spec: TrialSpec, result: RunResult) -> float:

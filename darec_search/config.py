@@ -289,6 +289,11 @@ class PromotionConfig(Section):
         0.9, description="The re-tests end early once an arm is the best with this probability."
     )
     epochs: Positive | None = Field(None, description="Epochs of the final run; those of `optimization` if absent.")
+    prior: bool = Field(
+        True,
+        description="The final model also has the prior from counts (`model.prior`), without which the search tells "
+        "architectures apart. Of no effect where the searched model has one, or `losses.sampled_items`.",
+    )
     num_workers: Positive = Field(1, description="Ray Train workers of the final run.")
     cpus_per_worker: Annotated[float, Field(gt=0)] = Field(1, description="CPUs of each.")
     gpus_per_worker: Annotated[float, Field(ge=0)] = Field(0, description="GPUs of each.")
@@ -376,6 +381,11 @@ class StudyConfig(Section):
     def folder(self) -> Path:
         """The study folder, or this machine's copy of the one at the URL."""
         return copy_of(self.url, "studies") if self.url else local_path(self.location)
+
+    @property
+    def adds_prior(self) -> bool:
+        """Whether the final model has a prior from counts that the searched one has not (`promotion.prior`)."""
+        return self.promotion.prior and self.model.prior is None and self.losses.sampled_items is None
 
     def run_config(
         self,

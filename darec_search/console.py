@@ -249,20 +249,25 @@ def verdict(rows: Sequence[Mapping[str, Any]], arm: str) -> str:
 
     Args:
         rows: the final table.
-        arm: the winner's arm; a fixed one is not among the other rows.
+        arm: the winner's arm; it is among the other rows where its design was trained without the winner's prior.
     """
     winner = next(row for row in rows if row["name"] == "winner")
-    arms = [row for row in rows if row["name"] in FIXED_ARMS]
-    references = [row for row in rows if row["name"] not in (*FIXED_ARMS, "winner")]
+    design = next((row for row in rows if row["name"] == arm), None)
+    arms = [row for row in rows if row["name"] in FIXED_ARMS and row["name"] != arm]
+    references = [row for row in rows if row["name"] not in (*FIXED_ARMS, "winner", arm)]
     parts = []
     if arm in FIXED:
         parts.append(f"the fixed arm {arm}, since the search found nothing better")
+    if design is not None:
+        parts.append(f"{winner['mrr'] / design['mrr'] - 1:+.1%} test MRR by the prior from counts")
     if arms:
         rival = max(arms, key=lambda row: row["mrr"])
         which = "the better fixed arm" if len(arms) > 1 else "the other fixed arm"
         if len(arms) == 1 and arm not in FIXED:
             which = "the only fixed arm that finished"
-        parts.append(f"{winner['mrr'] / rival['mrr'] - 1:+.1%} test MRR against {rival['name']}, {which}")
+        gain = (design or winner)["mrr"] / rival["mrr"] - 1
+        without = "" if design is None else "without it "
+        parts.append(f"{without}{gain:+.1%} test MRR against {rival['name']}, {which}")
     better = [row["name"] for row in references if row["mrr"] > winner["mrr"]]
     if better:
         ranks = "ranks" if len(better) == 1 else "rank"

@@ -143,7 +143,7 @@ def _stages(config: StudyConfig, plan: Plan, found: Probe) -> tuple[Stage, ...]:
         (f"search for {what}", (plan.search_trials, plan.search_trials), trial, searched),
         ("search for λ again", (0, plan.weights_again_trials), trial, searched),
         ("re-tests", (arms * seeds_each(arms, plan.retests), plan.retests), trial, trial),
-        ("fixed arms on all users", (plan.full_runs - 2, plan.full_runs - 1), full, full),
+        ("arms on all users", (plan.full_runs - 2, plan.full_runs - 1), full, full),
     )
     slots, lane = config.resources.slots, config.resources.held
     on_lanes = [_stage(config, *part, slots, lane) for part in parts if part[1][1]]
@@ -211,6 +211,8 @@ def _notes(config: StudyConfig, found: Probe) -> tuple[str, ...]:
         notes.append("timed alone on this machine; lanes side by side share its memory bandwidth")
     if max(config.promotion.num_workers, resources.workers_per_lane) > 1:
         notes.append("timed with one worker; several are taken to share a training's work evenly")
+    if config.adds_prior:
+        notes.append("timed without the prior from counts, which the final model has")
     notes.append("starting lanes and the sampler's thinking are not counted")
     return tuple(notes)
 

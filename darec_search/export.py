@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 
 from darec_search.card import CARD, Card, Format, Sample, Task, Unseen, read_card
 from darec_search.digests import sha256
+from darec_search.identity import identity_of
 from darec_search.recommender import FOLD_IN, Recommendation, Recommender, load
 from darec_search.study import Study
 from darec_search.trial import Fidelity
@@ -102,11 +103,6 @@ def export(study: Study, out: Path, format: Format = "torch", *, verified: bool 
 
         require_onnx()
     final = _final(study)
-    if format == "onnx-scores" and final.config.model.prior is not None:
-        raise BadInput(
-            f"{study.config.location}: its model has a prior from counts, which a graph does not hold; "
-            "export it in format torch"
-        )
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / CARD).exists())):
         raise BadInput(f"{out}: holds something else than an export; choose another folder")
     try:
@@ -278,7 +274,7 @@ def _card(final: _Final, backbone: str, revision: str | None, folder: Path) -> C
         sha256=sha256(folder / "model.safetensors"),
         items_sha256=sha256(folder / "items.parquet"),
         task=Task(
-            identity=study.environment["identity"],
+            identity=identity_of(study.environment["identity"], config),
             fidelity=Fidelity(users_fraction=config.data.users_fraction, epochs=config.optimization.epochs),
         ),
     )

@@ -1,6 +1,8 @@
 """From the winner to the final table: models on all users, and the one opening of the test split.
 
-1. The winner and the fixed arms that lost to it are trained on all users.
+1. The final model, of the winner's design, and the fixed arms that lost to it are trained on all users. Where the final
+   model has the prior from counts (`promotion.prior`) the winner's design is trained without it too, as the fixed arms
+   are: by them architectures are compared.
 2. The test split is opened once, for all of them and the two references without training.
 """
 
@@ -29,7 +31,7 @@ from darec_search.runners.final import run_final
 from darec_search.space import Point
 from darec_search.study import Study
 from darec_search.trial import TrialSpec, make_spec
-from darec_search.variants import VARIANTS
+from darec_search.variants import VARIANTS, with_prior
 from trainer.architecture import FIXED_ARMS, Architecture
 from trainer.baselines import IN_EVERY_TABLE, REFERENCES, reference_ranks
 from trainer.config import RunConfig
@@ -54,9 +56,9 @@ class _Full:
     file: Path
 
 
-def train_fixed_arms(study: Study, promotion: Promotion, runner: Runner, on_event: OnEvent) -> None:
-    """Train the fixed arms that did not win on all users, side by side on the runner; their models are kept."""
-    specs = fixed_arm_specs(study, promotion)
+def train_arms(study: Study, promotion: Promotion, runner: Runner, on_event: OnEvent) -> None:
+    """Train what the final model is compared with on all users, side by side on the runner; the models are kept."""
+    specs = full_specs(study, promotion)
     for spec in specs:
         study.request(spec)
     run_missing(study, runner, specs, on_event)
@@ -64,7 +66,7 @@ def train_fixed_arms(study: Study, promotion: Promotion, runner: Runner, on_even
         result = study.trial(spec.id).result
         if result is not None and result.status != "finished":
             logger.warning(
-                "the fixed arm %s has no place in the final table: its run on all users ended as %s (%s)",
+                "the arm %s has no place in the final table: its run on all users ended as %s (%s)",
                 spec.arm, result.status, result.reason,
             )  # fmt: skip
 
@@ -102,7 +104,8 @@ def open_test_split(study: Study, promotion: Promotion) -> list[dict[str, Any]]:
 
     Returns:
         Rows of the final table: name, MRR, Recall@10, NDCG@10, and where it is not the winner's row the two-sided
-        p-value of a paired t-test of reciprocal ranks against the winner.
+        p-value of a paired t-test of reciprocal ranks against the winner. Where the winner's own design stands there
+        without the prior, fixed arms have `p_value_design` too, the p-value against that.
     """
     folder = study.folder / "final"
     models = _models(study, promotion)
@@ -116,8 +119,8 @@ def open_test_split(study: Study, promotion: Promotion) -> list[dict[str, Any]]:
     study.publish(_OPENINGS)
     opened = dataset.unsealed(f"final comparison of study {study.config.name} ({study.id})")
     ranks = _test_ranks(models, opened, study.config.data.exclude_seen)
-    winner = per_user_metrics(ranks["winner"])["mrr"]
-    table = [_row(name, found, winner, promotion) for name, found in ranks.items()]
+    users_mrr = {name: per_user_metrics(found)["mrr"] for name, found in ranks.items()}
+    table = [_row(name, found, users_mrr, promotion) for name, found in ranks.items()]
     columns = {"user": dataset.user_ids, **{name: found.numpy() for name, found in ranks.items()}}
     pq.write_table(pa.table(columns), folder / "ranks.parquet")
     metrics = {"split": "test", "users": dataset.n_users, **ranking_metrics(ranks["winner"])}
@@ -158,9 +161,9 @@ def _compared(study: Study, models: Mapping[str, str]) -> bool:
 
 
 def _models(study: Study, promotion: Promotion) -> dict[str, _Full]:
-    """The winner's model and those of the fixed arms that lost to it, by name."""
+    """The final model and those that it is compared with, by name."""
     models = {"winner": _Full(_winner_config(study, promotion), study.folder / "final" / "model.safetensors")}
-    for spec in fixed_arm_specs(study, promotion):
+    for spec in full_specs(study, promotion):
         file = study.trial_folder(spec.id) / "model.safetensors"
         if spec.arm and file.exists():
             models[spec.arm] = _Full(study.run_config(spec), file)
@@ -168,7 +171,7 @@ def _models(study: Study, promotion: Promotion) -> dict[str, _Full]:
 
 
 def _test_ranks(models: Mapping[str, _Full], dataset: Dataset, exclude_seen: bool) -> dict[str, Tensor]:
-    """[users] test ranks by name: winner, the fixed arms, the references."""
+    """[users] test ranks by name: winner, the arms, the references."""
     warm, device = Warm(), default_device()
     ranks = {
         name: restore(full.config, load_model(full.file), warm, device).ranks(dataset, "test", known_users=True)
@@ -179,18 +182,26 @@ def _test_ranks(models: Mapping[str, _Full], dataset: Dataset, exclude_seen: boo
     return ranks
 
 
-def _row(name: str, ranks: Tensor, winner: Tensor, promotion: Promotion) -> dict[str, Any]:
+def _row(name: str, ranks: Tensor, users_mrr: Mapping[str, Tensor], promotion: Promotion) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, **ranking_metrics(ranks)}
+    design = users_mrr.get(promotion.winner)
     if name == "winner":
-        return {**row, "note": f"{promotion.winner}, {Architecture(promotion.best.bits).text}"}
-    p_value = paired_p_value(winner, per_user_metrics(ranks)["mrr"])
-    note = "all users, one worker" if name in FIXED_ARMS else "no training"
-    return {**row, "p_value": p_value, "note": note}
+        prior = "" if design is None else ", with the prior from counts"
+        return {**row, "note": f"{promotion.winner}, {Architecture(promotion.best.bits).text}{prior}"}
+    row["p_value"] = paired_p_value(users_mrr["winner"], users_mrr[name])
+    if name == promotion.winner:
+        return {**row, "note": "the winner's design without the prior, one worker"}
+    if name not in FIXED_ARMS:
+        return {**row, "note": "no training"}
+    if design is not None:
+        row["p_value_design"] = paired_p_value(design, users_mrr[name])
+    return {**row, "note": "all users, one worker"}
 
 
-def fixed_arm_specs(study: Study, promotion: Promotion) -> list[TrialSpec]:
-    """The runs on all users of the fixed arms that did not win."""
-    arms = [c for kind in FIXED_ARMS for c in promotion.candidates if c.arm == kind != promotion.winner]
+def full_specs(study: Study, promotion: Promotion) -> list[TrialSpec]:
+    """The runs on all users that the final model is compared with: its design without the prior, fixed arms."""
+    fixed = [c for kind in FIXED_ARMS for c in promotion.candidates if c.arm == kind != promotion.winner]
+    arms = [promotion.best, *fixed] if study.config.adds_prior else fixed
     fidelity, first = full_fidelity(study.config), next_number(study)
     return [
         make_spec(study.id, number, "full", Point(c.bits, c.weights), study.config.seed, fidelity, c.arm)
@@ -207,7 +218,8 @@ def _winner_config(study: Study, promotion: Promotion) -> RunConfig:
         users_fraction=fidelity.users_fraction,
         epochs=fidelity.epochs,
     )
-    return VARIANTS[promotion.winner](run) if promotion.winner in VARIANTS else run
+    run = VARIANTS[promotion.winner](run) if promotion.winner in VARIANTS else run
+    return with_prior(run) if study.config.adds_prior else run
 
 
 def _same_run(file: Path, config: RunConfig) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 
 from darec_search.config import StudyConfig
 from darec_search.shared_folder import SharedFolder
+from trainer.config import RunConfig
 from trainer.errors import BadInput
 from trainer.storage import reached
 
@@ -85,6 +86,16 @@ def identity(config: StudyConfig, fingerprint: str, layers: int) -> dict[str, An
         "negatives": dumped["negatives"],
         "optimization": {name: value for name, value in dumped["optimization"].items() if name != "epochs"},
         "precision": config.execution.precision,
+    }
+
+
+def identity_of(study: dict[str, Any], run: RunConfig) -> dict[str, Any]:
+    """The identity of a study whose trials would be like its final run, which may have what they have not."""
+    model, optimization = run.model.model_dump(mode="json"), run.optimization.model_dump(mode="json")
+    return {
+        **study,
+        "model": {**study["model"], **{name: model[name] for name in ("prior", "head_dropout")}},
+        "optimization": {**study["optimization"], "rates": optimization["rates"]},
     }
 
 

@@ -4,8 +4,8 @@ items   in   int64 [batch, length]   places in items.parquet, oldest first, -1 f
 users   in   int64 [batch]           places in users.parquet, -1 for a user who was not trained on
 scores  out  float32 [batch, items]  of every item, in the order of items.parquet
 
-Tokens, frozen model, adapters, CF vectors and fold-in are inside. What is written is compared with the torch model
-before it is kept.
+Tokens, frozen model, adapters, CF vectors, fold-in and the prior from counts are inside. What is written is compared
+with the torch model before it is kept.
 """
 
 from __future__ import annotations

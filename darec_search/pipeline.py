@@ -196,9 +196,9 @@ def _promote(study: Study, runner: Runner, observer: Observer, on_event: OnEvent
         observer.stage(f"the budget has no room for {left_out} more trials of the search: {ledger(study).text} spent")
     observer.stage("re-test with fresh seeds", standing.runs, _done(study, lambda spec: spec.id in tested))
     decision = promotion.retest(study, runner, on_event, champion, left_out)
-    full = {spec.id for spec in final_models.fixed_arm_specs(study, decision)}
-    observer.stage("fixed arms on all users", len(full), _done(study, lambda spec: spec.id in full))
-    final_models.train_fixed_arms(study, decision, runner, on_event)
+    full = {spec.id for spec in final_models.full_specs(study, decision)}
+    observer.stage("arms on all users", len(full), _done(study, lambda spec: spec.id in full))
+    final_models.train_arms(study, decision, runner, on_event)
     return decision
 
 

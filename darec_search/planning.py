@@ -50,7 +50,7 @@ class Plan:
     """Trials for λ after the bits, at most: what is known is not run again."""
     retests: int
     full_runs: int
-    """Trainings on all users: winner and fixed arms, at most."""
+    """Trainings on all users at most: the final model, and what it is compared with."""
     search_users: int
     users: int
     items: int
@@ -170,7 +170,7 @@ def size(config: StudyConfig, dataset: Dataset, layers: int) -> Plan:
         cheaper=_cheaper(config, dataset),
         weights_again_trials=for_weights if config.search.weights_again else 0,
         retests=config.promotion.most_retests,
-        full_runs=3,
+        full_runs=3 + config.adds_prior,
         search_users=max(1, round(config.data.search_fraction * dataset.n_users)),
         users=dataset.n_users,
         items=dataset.n_items,

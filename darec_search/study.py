@@ -286,7 +286,7 @@ class Study:
             users_fraction=spec.fidelity.users_fraction,
             epochs=spec.fidelity.epochs,
         )
-        return VARIANTS[spec.arm](run) if spec.stage == "variant" and spec.arm else run
+        return VARIANTS[spec.variant](run) if spec.variant else run
 
     def _result(self, trial_id: str) -> RunResult | None:
         if trial_id in self._results:
@@ -306,6 +306,6 @@ class Study:
 
 def best_trial(trials: Iterable[Trial], objective: str = "mrr") -> Trial | None:
     """The finished trial of the searched model with the highest objective (the luckiest, not a recommendation)."""
-    values = [(trial.search_value(objective), trial) for trial in trials if trial.spec.stage != "variant"]
+    values = [(trial.search_value(objective), trial) for trial in trials if not trial.spec.variant]
     finished = [(value, -trial.spec.number, trial) for value, trial in values if value is not None]
     return max(finished, key=lambda entry: entry[:2])[2] if finished else None

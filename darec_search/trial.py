@@ -9,11 +9,12 @@ from typing import Literal
 from pydantic import Field
 
 from darec_search.space import Point
+from darec_search.variants import VARIANTS
 from trainer.config import Fraction, Positive, Section
 
 Stage = Literal["weights", "architecture", "joint", "retest", "variant", "full", "audit"]
 """`weights`, `architecture` and `joint` belong to the search; `retest`, `variant` (a re-test of another model than the
-searched one, which its arm names) and `full` (a fixed arm on all data, whose model is kept) to the promotion; `audit`
+searched one, which its arm names) and `full` (an arm on all data, whose model is kept) to the promotion; `audit`
 is a training on all data that tells whether the search's part of the data does."""
 SEARCH_STAGES: tuple[Stage, ...] = ("weights", "architecture", "joint")
 
@@ -54,6 +55,11 @@ class TrialSpec(Section):
         return Point(self.bits, self.weights)
 
     @property
+    def variant(self) -> str | None:
+        """The key of `VARIANTS` that it trains, if that is not the searched model."""
+        return self.arm if self.arm in VARIANTS else None
+
+    @property
     def keeps_model(self) -> bool:
         """Whether the trained model is wanted, not only its metrics."""
         return self.stage == "full"
@@ -72,7 +78,7 @@ def make_spec(
     }
     if stage == "full":  # a search trial at full fidelity has the same answer, but left no model
         key["keeps_model"] = True
-    if stage == "variant":
+    if arm in VARIANTS:
         key["variant"] = arm
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return TrialSpec(

@@ -220,7 +220,8 @@ def _read(folder: str, objective: str) -> list[OldStudy]:
         if not is_url(folder) and not (path / "study.yaml").exists() and (path.is_file() or (path / CARD).exists()):
             return [_read_card(folder, objective)]
         study = Study.load(folder)
-        trials = [trial for trial in study.trials() if trial.spec.stage in (*SEARCH_STAGES, "retest", "full")]
+        stages = (*SEARCH_STAGES, "retest", "full")
+        trials = [trial for trial in study.trials() if trial.spec.stage in stages and not trial.spec.variant]
     except BadInput as error:
         raise BadInput(f"search.warm_start: {error}") from error
     own = trial_fidelity(study.config)

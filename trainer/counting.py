@@ -20,14 +20,13 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from trainer.config import PriorConfig
+from trainer.config import RELATIONS, PriorConfig
 from trainer.data.ragged import Ragged
 from trainer.data.relations import Relations, follow_ups
+from trainer.models.padded_prior import NOTHING, Partners
 from trainer.models.prior import Entries, PriorInput
 
 Ints = NDArray[np.int64]
-
-_NOTHING = 1e-6
 
 
 class PriorCounter:
@@ -72,6 +71,17 @@ class PriorCounter:
                 raise ValueError("to leave users out of the counts their training part is needed")
             own = _Own(self._train.take(users), np.repeat(np.arange(len(users)), lengths), self._n_items)
         return self._input(rows, inputs, own)
+
+    def partners(self) -> Partners:
+        """The relations as tensors of the same form for every item: what `of_histories` looks up, for a graph."""
+        ids, values, scales = {}, {}, {}
+        for name in RELATIONS:
+            matrix = getattr(self._relations, name)
+            scale = np.ones_like(self._scale) if name == "text" else self._scale
+            found = sparse.csr_matrix(sparse.diags(scale) @ matrix)
+            ids[name], values[name] = _padded(found)
+            scales[name] = torch.from_numpy(scale)
+        return Partners(ids, values, scales, self._config.decay)
 
     def _fading(self, lengths: Ints) -> NDArray[np.float32]:
         """decay^age of every item of histories of these lengths."""
@@ -155,6 +165,18 @@ class _Own:
         return kept.sign().multiply(weights[np.where(found, places, len(own))])
 
 
+def _padded(matrix: sparse.csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
+    """[rows + 1, most] columns and values of the entries of each row, filled with the number of columns and 0."""
+    rows, columns = matrix.shape
+    lengths = np.diff(matrix.indptr)
+    ids = np.full((rows + 1, max(lengths.max(initial=0), 1)), columns, np.int64)
+    values = np.zeros(ids.shape, np.float32)
+    row = np.repeat(np.arange(rows), lengths)
+    within = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], lengths)
+    ids[row, within], values[row, within] = matrix.indices, matrix.data
+    return torch.from_numpy(ids), torch.from_numpy(values)
+
+
 def _keys(matrix: sparse.csr_matrix) -> Ints:
     """[n] row × columns + column of the entries, in rising order."""
     matrix.sort_indices()
@@ -174,7 +196,7 @@ def _without(found: sparse.csr_matrix, seen: Ints) -> sparse.csr_matrix:
     """Less the entries at these keys, and those that rounding has left of nothing."""
     keys = _keys(found)
     places = np.searchsorted(seen, keys)
-    kept = (np.append(seen, -1)[places] != keys) & (found.data > _NOTHING)
+    kept = (np.append(seen, -1)[places] != keys) & (found.data > NOTHING)
     starts = np.concatenate([[0], np.cumsum(kept)])[found.indptr]
     return sparse.csr_matrix((found.data[kept], found.indices[kept], starts), shape=found.shape)
 

@@ -135,7 +135,8 @@ class TrainedModel:
 
     def padded_scores(self) -> PaddedScores:
         """Scores of all items as one function of tensors, for a graph format; a model on the CPU."""
-        return PaddedScores(self.model, self.packer, self.fold_in).eval()
+        partners = None if self.counter is None else self.counter.partners()
+        return PaddedScores(self.model, self.packer, self.fold_in, partners).eval()
 
     def folding_in(self, fold_in: FoldIn | None) -> TrainedModel:
         """The same model with another fold-in, or none."""

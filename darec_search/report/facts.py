@@ -294,30 +294,41 @@ def _test(facts: Facts) -> list[Sentence]:
     mrr = float(rows["winner"]["mrr"])
     users = f"{facts.test['users']:,} users" if "users" in facts.test else "all users"
     sentences = [Sentence(f"On the test split, read once ({users}): {figures}.")]
-    for names, what in ((FIXED_ARMS, ""), (REFERENCES, ", which need no training")):
+    design = rows.pop(facts.winner.arm, None) if facts.winner else None
+    if design is not None:
+        without, p_value = float(design["mrr"]), design["p_value"]
+        text = f"Without the prior from counts its design has a test MRR of {without:.4f}"
+        sentences.append(Sentence(f"{text}: the prior makes {relative(mrr, without)} (p = {p_value:.2g})."))
+    model = ("The winner", mrr) if design is None else ("Its design without the prior", float(design["mrr"]))
+    for names, what, (who, own) in (
+        (FIXED_ARMS, "", model),
+        (REFERENCES, ", which need no training", ("The winner", mrr)),
+    ):
         known = [rows[name] for name in names if name in rows]
-        sentences += [_beaten(row, mrr) for row in known if float(row["mrr"]) >= mrr]
-        losers = " and ".join(_margin(row, mrr) for row in known if float(row["mrr"]) < mrr)
-        sentences += [Sentence(f"There it beats {losers}{what}.", "good")] if losers else []
+        sentences += [_beaten(row, who, own) for row in known if float(row["mrr"]) >= own]
+        losers = " and ".join(_margin(row, own) for row in known if float(row["mrr"]) < own)
+        sentences += [Sentence(f"{who} beats {losers}{what}.", "good")] if losers else []
     return sentences
 
 
 def _margin(row: Mapping[str, Any], mrr: float) -> str:
     """`name (+12.3 %, p = 0.03)`; the p-value is that of a paired t-test over the users."""
-    name, p_value = str(row["name"]), row.get("p_value")
+    name, p_value = str(row["name"]), row.get("p_value_design", row.get("p_value"))
     text = relative(mrr, float(row["mrr"]))
     if p_value is not None:
         text += f", p = {p_value:.2g}" + (": may be chance" if p_value > 0.05 else "")
     return f"{NAMES.get(name, name)} ({text})"
 
 
-def _beaten(row: Mapping[str, Any], mrr: float) -> Sentence:
+def _beaten(row: Mapping[str, Any], who: str, mrr: float) -> Sentence:
     name = str(row["name"])
     against = f"test MRR {float(row['mrr']):.4f} against {mrr:.4f}"
     if name in REFERENCES:
         text = f"{name.capitalize()}, which needs no training, is better than the model: {against}."
         return Sentence(f"{text} The model is of no use here before it beats that.", "bad")
-    return Sentence(f"On the test split {NAMES[name]} is at least as good as the winner: {against}.", "bad")
+    return Sentence(
+        f"On the test split {NAMES[name]} is at least as good as {who[0].lower()}{who[1:]}: {against}.", "bad"
+    )
 
 
 def _candidate(entry: Mapping[str, Any]) -> Candidate:

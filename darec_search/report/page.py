@@ -238,6 +238,8 @@ def _test_table(facts: Facts) -> str:
     for row in sorted(facts.comparison, key=lambda row: -float(row["mrr"])):
         name, won = str(row["name"]), row["name"] == "winner"
         label = f"{NAMES.get(name, name)} ★" if won else NAMES.get(name, name)
+        if facts.winner is not None and name == facts.winner.arm:
+            label += ", without the prior"
         figures = "".join(f'<td class="n">{_number(row.get(key))}</td>' for key in ("mrr", "recall@10", "ndcg@10"))
         width = f"{100 * float(row['mrr']) / top:.0f}%"
         bar = f'<td class="bar{"" if won else " other"}" style="--w:{width}"></td>'

@@ -8,6 +8,7 @@ from typing import Any
 
 from darec_search.reproduce.methods import Changes
 from darec_search.reproduce.published import TABLE_3
+from darec_search.variants import PRIOR_DROPOUT, PRIOR_RATES
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,10 @@ _RECBOLE: Changes = {
 
 _PRIOR: Changes = {
     "model.prior": {},
-    "model.head_dropout": 0.2,
-    "optimization.rates": {"head": 0.1, "prior": 3.0},
+    "model.head_dropout": PRIOR_DROPOUT,
+    "optimization.rates": dict(PRIOR_RATES),
 }
-"""What makes `darec` this project's: found on validation data of Scientific (docs/results.md)."""
+"""What makes `darec` this project's, and a study's final model: `variants.with_prior`."""
 
 SCALES = {
     "full": Scale(

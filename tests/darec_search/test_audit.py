@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from study_folders import ask, finish, new_study
+from study_folders import ask, final_run, finish, new_study, promote, search
 from tiny_studies import study_config
 
 from darec_search import audit as auditing
@@ -43,6 +43,18 @@ def test_pairs_are_designs_that_were_trained_both_ways(searched):
     ]  # fmt: skip
     assert (found.pairs[1].subset_seeds, found.spearman, found.interval) == (2, pytest.approx(1.0), None)
     assert json.loads((searched.folder / "audit.json").read_text()) == found.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("prior", [True, False])
+def test_a_final_model_counts_as_its_design_unless_it_has_a_prior_of_its_own(tmp_path, prior):
+    study = new_study(tmp_path / "study", promotion={"prior": prior})
+    search(study)
+    promote(study)
+    winner = tuple(number % 2 for number in range(study.space.bits))
+    finish(study, ask(study, winner, 0.1, "architecture"), 0.02, 0.0)
+    final_run(study, winner, mrr=0.03)
+    found = auditing.audit(study)
+    assert [pair.full for pair in found.pairs] == ([] if prior else [pytest.approx(0.03)])
 
 
 def test_further_designs_are_spread_over_the_order_and_asked_for_once(searched):

@@ -151,7 +151,7 @@ def retests(study, on_event=lambda event: None):
 def test_retests_end_in_time_and_are_decided_by_what_is_there(tmp_path):
     everything = retests(promising(tmp_path / "all", None))
     assert everything.spent > 8
-    study = promising(tmp_path / "s", 5.0 + 12.0 + 7.0)  # seven re-tests of an hour fit
+    study = promising(tmp_path / "s", 5.0 + 16.0 + 7.0)  # seven re-tests of an hour fit
     decision = retests(study)
     assert decision.spent == 7
     assert "re-tests" in decision.cut[0]
@@ -224,7 +224,7 @@ def test_a_final_run_that_makes_room_for_another_is_not_forgotten(tmp_path):
 
 
 def test_what_a_lost_attempt_of_a_trial_under_way_took_counts_at_once(tmp_path):
-    study = limited(tmp_path / "s", 20.0, share=0.0)
+    study = limited(tmp_path / "s", 24.0, share=0.0)
     searched_trial = promising(tmp_path / "other", 20.0).trials()
     under_way = ask(study, (1,) * 6, 0.1, "architecture").spec
     allowance = Allowance(study, [])
@@ -243,15 +243,15 @@ def test_workers_that_share_a_trial_share_its_hours(tmp_path):
         assert trial_hours(study.config, trial) == pytest.approx(1.0)
         return Allowance(study, [trial]).retests(trial.spec.fidelity)
 
-    # 20 hours: 1 is spent, and three trainings of twice as many passes are to follow, one of them on a single worker
-    assert retests("one", HOUR) == 13
-    assert retests("two", HOUR / 2, cpus_per_lane=2, workers_per_lane=2) == 13
+    # 20 hours: 1 is spent, and four trainings of twice as many passes are to follow, one of them on a single worker
+    assert retests("one", HOUR) == 11
+    assert retests("two", HOUR / 2, cpus_per_lane=2, workers_per_lane=2) == 11
 
 
 def test_the_plan_says_which_part_is_the_promotions(tmp_path):
     study = limited(tmp_path / "s", 10.0, levels=[0.1], trials=12)
-    # 12 trials and 12 re-tests of one pass each; three trainings of four passes
-    assert promotion_share(study.config) == pytest.approx((12 + 12) / (12 + 12 + 12))
+    # 12 trials and 12 re-tests of one pass each; four trainings of four passes
+    assert promotion_share(study.config) == pytest.approx((12 + 16) / (12 + 12 + 16))
     assert promotion_share(limited(tmp_path / "t", 10.0, share=0.4).config) == 0.4
 
 

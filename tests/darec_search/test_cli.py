@@ -130,7 +130,7 @@ def test_a_dry_run_times_real_steps_and_leaves_no_study(capsys, home, tmp_path):
     assert probe["memory_bytes"]["high"] > 1e8
     assert [(stage["name"], stage["trainings"]) for stage in estimate["stages"]] == [
         ("search for λ", [2, 2]), ("search for bits", [3, 3]), ("re-tests", [4, 8]),
-        ("fixed arms on all users", [1, 2]), ("winner on all users", [1, 1]),
+        ("arms on all users", [2, 3]), ("winner on all users", [1, 1]),
     ]  # fmt: skip
     for name in ("hours", "wall_hours", "disk_bytes", "cost"):
         assert 0 < estimate[name]["low"] < estimate[name]["middle"] < estimate[name]["high"]

@@ -33,6 +33,19 @@ def rows(**mrr):
             "The winner: -50.0% test MRR against parallel, the only fixed arm that finished; popularity and neighbours "
             "(no training) still rank better: it is not worth its cost yet.",
         ),
+        (
+            [*rows(winner=0.3), *rows(**{"best-1": 0.2}), *rows(serial=0.25, parallel=0.1, popularity=0.05)],
+            "best-1",
+            "The winner: +50.0% test MRR by the prior from counts; without it -20.0% test MRR against serial, the "
+            "better fixed arm; better than both references without training.",
+        ),
+        (
+            rows(winner=0.3, serial=0.2, parallel=0.1, neighbours=0.4),
+            "serial",
+            "The winner: the fixed arm serial, since the search found nothing better; +50.0% test MRR by the prior "
+            "from counts; without it +100.0% test MRR against parallel, the other fixed arm; neighbours (no training) still "
+            "ranks better: it is not worth its cost yet.",
+        ),
     ],
 )
 def test_the_verdict_says_what_it_was_compared_with(table, arm, said):

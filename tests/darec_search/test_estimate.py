@@ -25,7 +25,7 @@ def stages(folder, **resources):
 def test_workers_that_share_a_trial_end_it_sooner_for_the_same_hours(tmp_path):
     one, two = stages(tmp_path / "one"), stages(tmp_path / "two", cpus_per_lane=2, workers_per_lane=2)
     assert one["search for bits"].seconds.middle == pytest.approx(3 * 120)
-    for name in ("search for bits", "re-tests", "fixed arms on all users"):
+    for name in ("search for bits", "re-tests", "arms on all users"):
         assert two[name].seconds.middle == pytest.approx(one[name].seconds.middle / 2)
         assert two[name].wall_hours.middle == pytest.approx(one[name].wall_hours.middle / 2)
         assert two[name].hours.middle == pytest.approx(one[name].hours.middle)

@@ -75,7 +75,7 @@ def test_it_goes_from_data_to_an_export(result, home):
     assert {trial.status for trial in study.trials()} == {"finished"}
     names = [row["name"] for row in result.comparison]
     others = [arm for arm in ("serial", "parallel") if arm != result.promotion.winner]
-    assert names == ["winner", *others, "popularity", "neighbours"]
+    assert names == ["winner", result.promotion.winner, *others, "popularity", "neighbours"]
     decision = json.loads((study.folder / "promotion.json").read_text())
     best = next(candidate for candidate in decision["candidates"] if candidate["arm"] == decision["winner"])
     assert best["interval"][0] < decision["value"]["mean"] == best["estimate"] < best["interval"][1]
@@ -112,7 +112,7 @@ def test_cut_short_at_every_stage_it_ends_the_same(result, home, tmp_path):
     cut["output"] = str(tmp_path / "study")
     cut["tracking"] = {"enabled": False}
     config, trained = StudyConfig.model_validate(cut), []
-    for stage in ("re-test", "fixed arms", "final run", "test split", "export"):
+    for stage in ("re-test", "arms on all users", "final run", "test split", "export"):
         watch = Watch(stop_at=stage)
         with pytest.raises(KeyboardInterrupt):
             pipeline.run(config, watch)

@@ -12,6 +12,7 @@ from darec_search.runners.base import DoneEvent
 from darec_search.runners.simulated import SimulatedRunner
 from darec_search.space import Point
 from darec_search.study import Study
+from darec_search.variants import with_prior
 from trainer.architecture import FIXED_ARMS
 from trainer.config import RunConfig
 from trainer.errors import BadInput
@@ -240,8 +241,36 @@ def test_darec_base_is_the_papers_variation_1(searched):
     run_config = searched.run_config(spec)
     assert run_config.model.masks == ("causal",)
     assert (run_config.model.collaborative.model, run_config.losses.collaborative) == ("none", 0)
-    assert final_models._winner_config(searched, decision).model == run_config.model
-    assert [spec.arm for spec in final_models.fixed_arm_specs(searched, decision)] == ["serial", "parallel"]
+    assert final_models._winner_config(searched, decision).model == with_prior(run_config).model
+    specs = final_models.full_specs(searched, decision)
+    assert [spec.arm for spec in specs] == ["darec_base", "serial", "parallel"]
+    assert searched.run_config(specs[0]).model == run_config.model
+    assert len({spec.id for spec in specs}) == 3  # DARec_base has the bits of all serial
+
+
+def test_the_final_model_has_the_prior_and_architectures_are_compared_without(searched):
+    decision = retested(searched, {MIXED: (0.5,) * 5, SERIAL: (0.3,) * 5, PARALLEL: (0.1,) * 5})
+    final = final_models._winner_config(searched, decision)
+    assert final.model.prior is not None
+    assert (final.model.head_dropout, final.optimization.rates) == (0.2, {"head": 0.1, "prior": 3.0})
+    specs = final_models.full_specs(searched, decision)
+    assert [spec.arm for spec in specs] == ["best-1", "serial", "parallel"]
+    assert {searched.run_config(spec).model.prior for spec in specs} == {None}
+    assert specs[0].point == Point(decision.best.bits, decision.best.weights)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [{"promotion": {"prior": False}}, {"model": {"prior": {"decay": 0.5}}}, {"losses": {"sampled_items": 8}}],
+    ids=["refused", "searched with one", "of sampled items"],
+)
+def test_no_prior_is_added_where_none_is_wanted_or_fits(tmp_path, sections):
+    study = new_study(tmp_path / "study", **sections)
+    for bits in (MIXED, SERIAL):
+        finish(study, ask(study, bits, 0.1, "architecture"), 0.1, 0.0)
+    decision = retested(study, {MIXED: (0.5,) * 5, SERIAL: (0.3,) * 5, PARALLEL: (0.1,) * 5})
+    assert final_models._winner_config(study, decision).model.prior == study.config.model.prior
+    assert [spec.arm for spec in final_models.full_specs(study, decision)] == ["serial", "parallel"]
 
 
 def test_without_a_finished_trial_nothing_is_promoted(tmp_path):
@@ -273,7 +302,7 @@ def test_at_full_fidelity_the_fixed_arms_still_get_models_of_their_own(tmp_path,
     )  # fmt: skip
     names = [row["name"] for row in pipeline.compare(config).comparison]
     winner = json.loads((tmp_path / "study" / "promotion.json").read_text())["winner"]
-    assert names == ["winner", *(arm for arm in FIXED_ARMS if arm != winner), "popularity", "neighbours"]
+    assert names == ["winner", winner, *(arm for arm in FIXED_ARMS if arm != winner), "popularity", "neighbours"]
 
 
 def test_a_finished_study_is_left_as_it_is(finished, tmp_path):
@@ -284,7 +313,7 @@ def test_a_finished_study_is_left_as_it_is(finished, tmp_path):
     assert (again.promotion, again.comparison) == (finished.promotion, finished.comparison)
     changed = {file.name for file, content in before.items() if file.read_bytes() != content}
     assert changed <= {"environment.json"}  # says what it was resumed with
-    for text in ("search", "re-test with fresh seeds", "fixed arms on all users"):
+    for text in ("search", "re-test with fresh seeds", "arms on all users"):
         runs, done = watch.begun[text]
         assert runs == done > 0
 
@@ -379,7 +408,7 @@ def test_when_the_winner_changes_nothing_of_the_old_one_is_left(finished, tmp_pa
     again = pipeline.run(config)
     assert again.promotion.winner == winner
     others = [arm for arm in FIXED_ARMS if arm != winner]
-    assert [row["name"] for row in again.comparison] == ["winner", *others, "popularity", "neighbours"]
+    assert [row["name"] for row in again.comparison] == ["winner", winner, *others, "popularity", "neighbours"]
     card = json.loads((again.model / "architecture.json").read_text())
     assert tuple(card["bits"]) == again.promotion.best.bits
     before = finished.study.folder / "best" / "model.safetensors"
@@ -389,13 +418,13 @@ def test_when_the_winner_changes_nothing_of_the_old_one_is_left(finished, tmp_pa
 def test_a_fixed_arm_that_cannot_be_trained_is_missed_aloud(finished, tmp_path, caplog):
     config = copy_of(finished, tmp_path)
     study = Study.load(tmp_path / "study")
-    spec, *_ = final_models.fixed_arm_specs(study, finished.promotion)
+    *_, spec = final_models.full_specs(study, finished.promotion)
     failed = RunResult(status="out_of_memory", reason="CUDA out of memory.")
     (study.trial_folder(spec.id) / "result.json").write_text(failed.model_dump_json())
     (study.trial_folder(spec.id) / "model.safetensors").unlink()
     again = pipeline.compare(config)
     assert spec.arm not in [row["name"] for row in again.comparison]
-    assert f"the fixed arm {spec.arm} has no place in the final table" in caplog.text
+    assert f"the arm {spec.arm} has no place in the final table" in caplog.text
 
 
 def test_one_controller_at_a_time(finished, tmp_path):

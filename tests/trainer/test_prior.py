@@ -22,6 +22,7 @@ from trainer.data.relations import Relations, item_relations, relate
 from trainer.data.text import tfidf
 from trainer.errors import BadInput
 from trainer.inference import assemble, restore
+from trainer.models.padded_prior import PaddedPrior
 from trainer.models.prior import Prior
 from trainer.softmax import RowLogits, item_cross_entropy
 from trainer.training.loop import Training, create_model, create_task
@@ -114,6 +115,19 @@ def test_prefixes_against_the_definition(shop, prior, leave_one_out):
     assert len(given) == len(expected)
     torch.testing.assert_close(prior(given), torch.tensor(expected), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(prior(given, 2, 5), torch.tensor(expected[2:5]), rtol=1e-5, atol=1e-5)
+
+
+def test_as_padded_tensors_it_is_the_same(shop, prior):
+    """What ONNX gets of it, with histories of several lengths and items that come twice."""
+    n_items = shop.n_items
+    rows = [[0], [3, 1, 2], [5, 5, 0, 5], list(map(int, shop.train[0]))]
+    histories, longest = Ragged.from_rows(rows), max(map(len, rows))
+    counter = PriorCounter(relate(shop, CONFIG), CONFIG)
+    filled = [[n_items] * (longest - len(row)) + row for row in rows]
+    with torch.no_grad():
+        found = PaddedPrior(prior, counter.partners())(torch.tensor(filled))
+        expected = prior(counter.of_histories(histories))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_user_does_not_meet_itself(tmp_path):
@@ -242,8 +256,8 @@ def test_relations_in_a_file_give_the_same_scores(trained, tmp_path):
     torch.testing.assert_close(found.scores(histories), restore(config, state, warm).scores(histories))
     with pytest.raises(BadInput, match="counts"):
         carried()
-    with pytest.raises(ValueError, match="no padded form"):
-        found.padded_scores()
+    padded = found.padded_scores()(torch.tensor([[3, 1], [-1, 7]]), torch.tensor([-1, -1]))
+    torch.testing.assert_close(padded, found.scores(histories), atol=1e-5, rtol=1e-5)
 
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(trained, tmp_path):

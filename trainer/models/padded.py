@@ -18,6 +18,7 @@ from trainer.models.backbones.projections import Rotation
 from trainer.models.collaborative.fold_in import FoldIn
 from trainer.models.da_layer import DALayer
 from trainer.models.darec import CollaborativeColumn, DARec
+from trainer.models.padded_prior import PaddedPrior, Partners
 from trainer.models.streams import StreamPacker
 
 
@@ -28,9 +29,10 @@ class PaddedScores(nn.Module):
         model: the trained model; its weights are shared.
         packer: whose items' tokens are read.
         fold_in: gives users who were not trained on their CF vector; the average user's without it.
+        partners: relations of the items, for a model with a prior from counts.
 
     Raises:
-        ValueError: if the model has a prior from counts, whose sparse matrices no padded tensor holds.
+        ValueError: if a model with a prior comes without them.
     """
 
     tokens_iw: Tensor
@@ -40,11 +42,15 @@ class PaddedScores(nn.Module):
     fold_weight: Tensor
     fold_bias: Tensor
 
-    def __init__(self, model: DARec, packer: StreamPacker, fold_in: FoldIn | None = None) -> None:
+    def __init__(
+        self, model: DARec, packer: StreamPacker, fold_in: FoldIn | None = None, partners: Partners | None = None
+    ) -> None:
         super().__init__()
+        self.model, self.prior = model, None
         if model.prior is not None:
-            raise ValueError("a prior from counts has no padded form")
-        self.model = model
+            if partners is None:
+                raise ValueError("a model with a prior needs the relations of its items")
+            self.prior = PaddedPrior(model.prior, partners)
         tokens, lengths = packer.padded()
         # A last row without tokens stands for the filling, -1.
         self.register_buffer("tokens_iw", torch.cat([torch.from_numpy(tokens), torch.zeros(1, tokens.shape[1]).long()]))
@@ -85,7 +91,8 @@ class PaddedScores(nn.Module):
             h = self._layer(k, layer, h, masks, rotation, last, own)
             da_layers += str(k) in model.da_layers
         head = model.scoring_head()
-        return linear(backbone.finish(h), head.weight, head.bias)
+        scores = linear(backbone.finish(h), head.weight, head.bias)
+        return scores if self.prior is None else scores + self.prior(filled)
 
     def _ids(self, filled: Tensor) -> Tensor:
         """[B, N, W] vocabulary ids; the slot of `[SEQ]` and those without a token hold 0."""
