@@ -43,8 +43,8 @@ def rows(**mrr):
             rows(winner=0.3, serial=0.2, parallel=0.1, neighbours=0.4),
             "serial",
             "The winner: the fixed arm serial, since the search found nothing better; +50.0% test MRR by the prior "
-            "from counts; without it +100.0% test MRR against parallel, the other fixed arm; neighbours (no training) still "
-            "ranks better: it is not worth its cost yet.",
+            "from counts; without it +100.0% test MRR against parallel, the other fixed arm; neighbours (no training) "
+            "still ranks better: it is not worth its cost yet.",
         ),
     ],
 )
