@@ -298,12 +298,13 @@ def _readme(card: Card) -> str:
     )
     weights = f"λ1 (align) {card.losses.align:g}, λ2 (contrastive) {card.losses.contrastive:g}, "
     weights += f"λ3 (collaborative) {card.losses.collaborative:g}"
+    prior = " Scores are the sum of the model's and those of a prior from counts." if card.model.prior else ""
     masked = "but those of the user's history" if card.exclude_seen else "none is masked"
     return f"""# {card.study}: DARec `{card.architecture}`
 
 ![architecture](architecture.png)
 
-S is a serial, P a parallel adapter; one group per DALayer: causal, context, recommendation. {weights}.
+S is a serial, P a parallel adapter; one group per DALayer: causal, context, recommendation. {weights}.{prior}
 
 | split | MRR | Recall@10 | NDCG@10 |
 | --- | --- | --- | --- |
