@@ -162,9 +162,11 @@ def _values(study: Study, fidelity: Fidelity) -> dict[Point, list[float]]:
 
 def _add_final(study: Study, values: dict[Point, list[float]]) -> None:
     """The winner's run on all data, which is no trial; with a prior of its own it is another model."""
-    result = None if study.config.adds_prior else study.final_result()
-    file = study.folder / "promotion.json"
+    result = study.final_result()
+    file, ran = study.folder / "promotion.json", study.folder / "final" / "run.json"
     if result is None or result.objective is None or not file.exists():
+        return
+    if json.loads(ran.read_text(encoding="utf-8"))["model"].get("prior") and study.config.model.prior is None:
         return
     promotion = json.loads(file.read_text(encoding="utf-8"))
     best = next(entry for entry in promotion["candidates"] if entry["arm"] == promotion["winner"])

@@ -11,6 +11,8 @@ from darec_search.cli import main
 from darec_search.fidelities import full_fidelity
 from darec_search.space import Point
 from darec_search.trial import make_spec
+from darec_search.variants import with_prior
+from trainer.config import RunConfig
 from trainer.errors import BadInput
 
 DESIGNS = [tuple(int(bit) for bit in f"{number:012b}") for number in range(9)]
@@ -47,12 +49,15 @@ def test_pairs_are_designs_that_were_trained_both_ways(searched):
 
 @pytest.mark.parametrize("prior", [True, False])
 def test_a_final_model_counts_as_its_design_unless_it_has_a_prior_of_its_own(tmp_path, prior):
-    study = new_study(tmp_path / "study", promotion={"prior": prior})
+    study = new_study(tmp_path / "study")
     search(study)
     promote(study)
     winner = tuple(number % 2 for number in range(study.space.bits))
     finish(study, ask(study, winner, 0.1, "architecture"), 0.02, 0.0)
     final_run(study, winner, mrr=0.03)
+    file = study.folder / "final" / "run.json"
+    if prior:
+        file.write_text(with_prior(RunConfig.model_validate_json(file.read_text())).model_dump_json())
     found = auditing.audit(study)
     assert [pair.full for pair in found.pairs] == ([] if prior else [pytest.approx(0.03)])
 
