@@ -10,7 +10,7 @@ from torch import distributed, multiprocessing
 from torch.distributed.tensor import DTensor
 
 from trainer.config import ExecutionConfig, RunConfig
-from trainer.training.loop import Training
+from trainer.training.loop import Training, create_task
 from trainer.training.result import RunResult, Stop
 from trainer.training.run import Parted, run
 from trainer.training.warm import Judged, Warm
@@ -85,6 +85,18 @@ def _alone_or_together_at_the_end(workers: Workers) -> None:
     assert workers.endings(f"worker {workers.rank}", wait_s=10) == ["worker 0", "worker 1"]
 
 
+def _shared_by_the_first(config: RunConfig, workers: Workers) -> None:
+    """Workers that fit a prior to different last digits begin with the same one."""
+    task = create_task(config, Warm().materials(config), "cpu", workers)
+    fitted = task.model.prior.weights
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "trainer.training.darec.fit_prior", lambda prior, *_: prior.weights.data.fill_(1.0 + workers.rank)
+        )
+        task.begin()
+    assert fitted.tolist() == [1.0] * len(fitted)
+
+
 def _told_by_the_first(workers: Workers) -> None:
     for number, text in enumerate(["one", "two"]):
         if workers.rank == 0:
@@ -135,13 +147,15 @@ def _worker(rank: int, world: int, folder: str, configs: dict[str, RunConfig]) -
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     own = torch.arange(rank, 7, world)
     assert Workers.current().gather(own).tolist() == list(range(7))
-    run(configs["plain"], Path(folder) / "plain", device="cpu")
+    for name in ("plain", "prior"):
+        run(configs[name], Path(folder) / name, device="cpu")
     _killed_and_resumed(configs["parts"], Path(folder) / "parts")
     _sharded(configs["sharded"], Path(folder) / "sharded")
     _stopped_by_the_first(configs["plain"], Path(folder) / "stopped")
     _built_by_the_last_worker(configs["plain"], Workers.current())
     _alone_or_together_at_the_end(Workers.current())
     _told_by_the_first(Workers.current())
+    _shared_by_the_first(configs["prior"], Workers.current())
     _failed_in_two_ways(configs["plain"], Path(folder) / "memory")
     _failed_alone(configs["plain"], Path(folder) / "parted", Workers.current())
     # Gloo's threads now and then abort while the interpreter is taken down; what is tested is over by here.
@@ -150,7 +164,7 @@ def _worker(rank: int, world: int, folder: str, configs: dict[str, RunConfig]) -
 
 def test_two_workers_train_what_one_trains(tmp_path):
     """Same losses, same metrics, to rounding: also with a last batch of fewer users than workers, with parts and a kill
-    within an epoch, and with the backbone spread over both."""
+    within an epoch, with the backbone spread over both, and with a prior from counts."""
     executions = {
         "plain": {},
         "parts": {"accumulation": 2, "checkpoint_steps": 1},
@@ -161,12 +175,13 @@ def test_two_workers_train_what_one_trains(tmp_path):
         name: tiny_run(tmp_path, optimization=optimization, execution=execution)
         for name, execution in executions.items()
     }
-    alone = run(configs["plain"], tmp_path / "alone", warm=Warm(), device="cpu")
+    configs["prior"] = tiny_run(tmp_path, optimization=optimization, model={"prior": {"fit_steps": 5}})
+    alone = {name: run(configs[name], tmp_path / f"alone-{name}", device="cpu") for name in ("plain", "prior")}
     multiprocessing.spawn(_worker, (2, str(tmp_path), configs), nprocs=2)
     for name in configs:
         together = result_in(tmp_path / name)
         assert together.status == "finished", together.reason
-        for one, two in zip(alone.curve, together.curve, strict=True):
+        for one, two in zip(alone.get(name, alone["plain"]).curve, together.curve, strict=True):
             measured = {name: value for name, value in one.items() if name not in ("time", "seconds")}
             assert {name: two[name] for name in measured} == pytest.approx(measured, rel=2e-4)
 

@@ -66,9 +66,11 @@ class DARecTask(Task):
         """Fit the prior, pretrain the collaborative model, where that is wanted."""
         if self.model.prior is not None and self._counter is not None:
             fit_prior(self.model.prior, self._counter, self._materials.dataset.train, self._config, self._device)
+            self._workers.share(self.model.prior.parameters())
         if self.model.collaborative is not None and self._config.model.collaborative.training != "joint":
             dataset = self._materials.dataset
             pretrain_collaborative(self.model.collaborative, dataset.train, self._config, self._device)
+            self._workers.share(self.model.collaborative.parameters())
 
     def steps(self, epoch: int, start: int) -> Iterator[Step]:
         return steps(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -66,6 +66,16 @@ class Workers:
         sent = torch.tensor(numbers, device=device)
         distributed.broadcast(sent, 0)
         return [int(number) for number in sent.tolist()]
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give every worker rank 0's values, in place: what each computed by itself may differ in its last digits.
+
+        Args:
+            tensors: of the same shapes on every worker, on the device that its group talks about.
+        """
+        if self.world > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor.detach(), 0)
 
     def gather(self, mine: Tensor) -> Tensor:
         """Undo the split `x[rank::world]`: every worker gets the whole [n, …] tensor from the shares."""
