@@ -11,12 +11,13 @@ from typing import Any, Protocol
 from darec_search.reproduce import documents
 from darec_search.reproduce.chains import Chain, Final, Job
 from darec_search.reproduce.executors import Done, Executor
-from darec_search.reproduce.experiments import Experiment, Variant
-from darec_search.reproduce.methods import Method, all_methods
+from darec_search.reproduce.experiments import EXPERIMENTS, Experiment, Variant
+from darec_search.reproduce.methods import Changes, Method, all_methods
 from darec_search.reproduce.references import measure_reference
 from darec_search.reproduce.results import comparison, figure
 from darec_search.reproduce.scales import Scale
 from darec_search.reproduce.setup import Setup
+from trainer.architecture import FIXED_ARMS
 from trainer.errors import BadInput
 from trainer.training.result import write_atomic
 from trainer.training.warm import Warm, check_run, da_layer_count
@@ -116,6 +117,7 @@ def _of_dataset(
     figures: dict[str, dict[str, Final]] = {}
     references: list[str] = []
     left_out: list[str] = []
+    shared = _finals(setup, methods)
     for experiment in experiments:
         if experiment.shown == "comparison":
             references += [name for name, method in chosen.items() if method.kind == "reference"]
@@ -125,7 +127,7 @@ def _of_dataset(
         for variant in experiment.variants:
             if variant.method not in methods:
                 continue
-            final = _final(experiment, variant, setup.scale)
+            final = shared[experiment.name, variant.label]
             if not _fits(setup, methods[variant.method], final):
                 left_out.append(f"{experiment.name} {variant.label}")
                 continue
@@ -135,6 +137,37 @@ def _of_dataset(
     order = sorted(finals, key=lambda name: (methods[name].kind != "darec", -list(methods).index(name)))
     chains = {name: Chain(setup, methods[name], folder, finals[name]) for name in order}
     return DatasetPlan(setup, folder, tuple(references), chains, figures, tuple(left_out))
+
+
+def _finals(setup: Setup, methods: Mapping[str, Method]) -> dict[tuple[str, str], Final]:
+    """The trainings of every variant, by experiment and label; those that are the same have one folder.
+
+    They are the same if they are so whatever the search finds, which two findings tell that differ in every field. All
+    experiments count, so what one is asked for does not change where its trainings lie.
+    """
+    found: dict[tuple[str, str], Final] = {}
+    known: dict[tuple[str, ...], Final] = {}
+    for experiment in EXPERIMENTS.values():
+        for variant in experiment.variants:
+            if variant.method not in methods:
+                continue
+            method = methods[variant.method]
+            # The method as it is goes first, so that whatever equals it has its folder.
+            for final in (_final(experiment, Variant("", method=method.name), setup.scale),
+                          _final(experiment, variant, setup.scale)):  # fmt: skip
+                configs = [setup.config(method, chosen, *final.changes) for chosen in _two_findings(method)]
+                same = (method.name, *(config.model_dump_json() for config in configs))
+                found[experiment.name, variant.label] = known.setdefault(same, final)
+    return found
+
+
+def _two_findings(method: Method) -> list[Changes]:
+    """What the search of a method might find, twice, with other values in all fields."""
+    return [
+        {name: levels[end] for name, levels in method.levels.items()}
+        | ({"model.architecture": kind} if method.bits else {})
+        for end, kind in zip((0, -1), FIXED_ARMS, strict=True)
+    ]
 
 
 def _final(experiment: Experiment, variant: Variant, scale: Scale) -> Final:

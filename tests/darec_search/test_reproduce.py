@@ -28,6 +28,7 @@ from trainer.errors import BadInput
 
 PAPER = Path(__file__).resolve().parents[2] / "examples" / "paper"
 ONLY = ["neighbours", "sasrec", "darec"]
+BUILTIN = ["model.backbone.name=builtin", "negatives.encoder=tfidf"]
 TRAININGS = 8
 """Two methods, each two trials and two seeds."""
 
@@ -169,7 +170,23 @@ def test_figures_share_darec_and_leave_out_what_does_not_fit(shop, tmp_path):
     every = plan(list(EXPERIMENTS.values()), [str(shop / "shop")], SCALES["tiny"], tmp_path)
     chain = every.datasets[0].chains["darec_paper"]
     assert len({final.name for final in chain.finals}) == len(chain.finals)
-    assert every.datasets[0].figures["fig5"]["DARec"] == every.datasets[0].figures["fig6"]["DARec"]
+    figures = every.datasets[0].figures
+    assert figures["fig5"]["DARec"] == figures["fig6"]["DARec"]
+
+
+def test_what_is_the_same_training_is_trained_once(shop, tmp_path):
+    """Whatever the search finds: r = 1 is Variation 2 of Fig. 5, but no more DARec than all serial is."""
+    found = {}
+    for names in (("fig10",), tuple(EXPERIMENTS)):
+        experiments = [EXPERIMENTS[name] for name in names]
+        (dataset,) = plan(experiments, [str(shop / "shop")], SCALES["full"], tmp_path, overrides=BUILTIN).datasets
+        found[names] = dataset.figures
+    alone, all_of_them = found.values()
+    assert alone["fig10"] == all_of_them["fig10"]
+    darec = all_of_them["fig5"]["DARec"]
+    for name, label in (("fig13", "NCF"), ("fig14", "joint"), ("fig8", "bottleneck64"), ("fig9", "ns1-ncl5")):
+        assert all_of_them[name][label] == darec
+    assert all_of_them["fig10"]["r1"] == all_of_them["fig5"]["Variation-2"] != darec
 
 
 @pytest.mark.cluster
