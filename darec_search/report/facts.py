@@ -298,7 +298,7 @@ def _test(facts: Facts) -> list[Sentence]:
     if design is not None:
         without, p_value = float(design["mrr"]), design["p_value"]
         text = f"Without the prior from counts its design has a test MRR of {without:.4f}"
-        sentences.append(Sentence(f"{text}: the prior makes {relative(mrr, without)} (p = {p_value:.2g})."))
+        sentences.append(Sentence(f"{text}: the prior's gain is {relative(mrr, without)} (p = {p_value:.2g})."))
     model = ("The winner", mrr) if design is None else ("Its design without the prior", float(design["mrr"]))
     for names, what, (who, own) in (
         (FIXED_ARMS, "", model),

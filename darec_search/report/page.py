@@ -239,12 +239,13 @@ def _test_table(facts: Facts) -> str:
         name, won = str(row["name"]), row["name"] == "winner"
         label = f"{NAMES.get(name, name)} ★" if won else NAMES.get(name, name)
         if facts.winner is not None and name == facts.winner.arm:
-            label += ", without the prior"
+            label += ", no prior"
         figures = "".join(f'<td class="n">{_number(row.get(key))}</td>' for key in ("mrr", "recall@10", "ndcg@10"))
         width = f"{100 * float(row['mrr']) / top:.0f}%"
         bar = f'<td class="bar{"" if won else " other"}" style="--w:{width}"></td>'
         title = f' title="{escape(str(row["note"]), quote=True)}"' if row.get("note") else ""
-        rows.append(f"<tr{title}{' class=best' if won else ''}><td>{escape(label)}</td>{figures}{bar}</tr>")
+        name_cell = f'<td class="name">{escape(label)}</td>'
+        rows.append(f"<tr{title}{' class=best' if won else ''}>{name_cell}{figures}{bar}</tr>")
     heads = "".join(f'<th class="n">{title}</th>' for title in ("MRR", "R@10", "N@10"))
     head = f'<tr><th>model</th>{heads}<th class="empty"></th></tr>'
     note = "All items ranked, read once. Popularity and neighbours need no training."

@@ -178,11 +178,11 @@ def test_architectures_are_compared_without_the_prior_of_the_final_model(tmp_pat
         row |= {"serial": {"p_value_design": 0.03}, "parallel": {"p_value_design": 0.3}}.get(row["name"], {})
     file.write_text(json.dumps([winner, design, *others]))
     text = said(study)
-    assert "Without the prior from counts its design has a test MRR of 0.0280: the prior makes +7.1 %" in text
+    assert "Without the prior from counts its design has a test MRR of 0.0280: the prior's gain is +7.1 %" in text
     assert "Its design without the prior beats all serial (+3.7 %, p = 0.03)." in text
     assert "all parallel is at least as good as its design without the prior: test MRR 0.0285 against 0.0280" in text
     assert "The winner beats popularity (+100.0 %, p = 1e-09)" in text
-    assert "best-1, without the prior" in write_report(study).read_text()
+    assert "best-1, no prior" in write_report(study).read_text()
 
 
 def test_a_candidate_whose_retests_all_failed_is_named(tmp_path):
