@@ -64,6 +64,16 @@ def test_a_format_without_a_source_takes_its_options_too(capsys, tmp_path):
     assert run_json(capsys, "data", "show", tmp_path / "out", "--json")["users"] == 90
 
 
+def test_the_order_of_a_sentence_may_be_given(capsys, tmp_path):
+    out = tmp_path / "out"
+    named = ["--users", "90", "--items", "80", "--sentence", "brand, title"]
+    assert cli.main(["data", "prepare", "--format", "synthetic", *named, "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert run_json(capsys, "data", "show", out, "--json")["options"]["sentence"] == ["brand", "title"]
+    sentences = Dataset.open(out).sentences
+    assert all(sentence.startswith("brand ") and " title " in sentence for sentence in sentences)
+
+
 @pytest.mark.parametrize("format", SOURCES)
 def test_help_of_a_format_lists_its_options(capsys, format):
     assert cli.main(["data", "prepare", "--format", format, "-h"]) == 0

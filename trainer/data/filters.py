@@ -13,6 +13,7 @@ from trainer.config import Positive
 from trainer.data.ragged import Ragged
 from trainer.data.selection import SelectionOptions, select
 from trainer.data.sources.base import RawData
+from trainer.data.sources.columns import Names
 from trainer.errors import BadInput
 
 _FEWEST_USERS = _FEWEST_ITEMS = 2
@@ -32,7 +33,7 @@ class FilterOptions(SelectionOptions):
     min_length: int | None = Field(
         None, exclude=True, description="The same as min_user_interactions: the least length of a history."
     )
-    sentence: tuple[str, ...] | None = Field(
+    sentence: Names | None = Field(
         None,
         description="Attributes that an item sentence is made of, in this order, as `a,b`; all of them, title, brand "
         "and categories first, when absent.",
