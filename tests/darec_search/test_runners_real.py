@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import ray
 import real_studies
-from real_studies import lane_pids, pid_of, real_study
+from real_studies import pid_of, real_study
 
 from darec_search import runners
 from darec_search.budget import final_hours
@@ -45,9 +46,10 @@ def test_trials_run_on_warm_lanes_and_survive_a_killed_worker(folder, measured):
     def kill_a_worker_once(event):
         rows.update([event.trial_id] * isinstance(event, RowEvent))
         done = sum(trial.result is not None for trial in study.trials())
-        if not killed and done >= 4 and isinstance(event, RowEvent) and event.row["epoch"] < 3:
-            before = lane_pids()
-            killed.append(min(before))
+        if not killed and done >= 4 and isinstance(event, RowEvent) and event.row["epoch"] == 1:
+            # The worker of this very trial: the other one may be between two trials.
+            attempts = (study.trial_folder(event.trial_id) / "attempts.jsonl").read_text()
+            killed.append(pid_of(json.loads(attempts.splitlines()[0])["worker"]))
             os.kill(killed[0], signal.SIGKILL)
 
     with runners.create(study) as runner:
