@@ -260,12 +260,14 @@ def verdict(rows: Sequence[Mapping[str, Any]], arm: str) -> str:
         parts.append(f"the fixed arm {arm}, since the search found nothing better")
     if design is not None:
         parts.append(f"{winner['mrr'] / design['mrr'] - 1:+.1%} test MRR by the prior from counts")
-    if arms:
+    # A winner with a prior says nothing of architectures.
+    alike = winner if design is None and not winner.get("prior") else design
+    if arms and alike is not None:
         rival = max(arms, key=lambda row: row["mrr"])
         which = "the better fixed arm" if len(arms) > 1 else "the other fixed arm"
         if len(arms) == 1 and arm not in FIXED:
             which = "the only fixed arm that finished"
-        gain = (design or winner)["mrr"] / rival["mrr"] - 1
+        gain = alike["mrr"] / rival["mrr"] - 1
         without = "" if design is None else "without it "
         parts.append(f"{without}{gain:+.1%} test MRR against {rival['name']}, {which}")
     better = [row["name"] for row in references if row["mrr"] > winner["mrr"]]

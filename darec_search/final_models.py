@@ -104,8 +104,9 @@ def open_test_split(study: Study, promotion: Promotion) -> list[dict[str, Any]]:
 
     Returns:
         Rows of the final table: name, MRR, Recall@10, NDCG@10, and where it is not the winner's row the two-sided
-        p-value of a paired t-test of reciprocal ranks against the winner. Where the winner's own design stands there
-        without the prior, fixed arms have `p_value_design` too, the p-value against that.
+        p-value of a paired t-test of reciprocal ranks against the winner. Where `prior` is set in the winner's row its
+        design stands there without the prior too, if that training finished, and fixed arms have `p_value_design`, the
+        p-value against that.
     """
     folder = study.folder / "final"
     models = _models(study, promotion)
@@ -120,7 +121,8 @@ def open_test_split(study: Study, promotion: Promotion) -> list[dict[str, Any]]:
     opened = dataset.unsealed(f"final comparison of study {study.config.name} ({study.id})")
     ranks = _test_ranks(models, opened, study.config.data.exclude_seen)
     users_mrr = {name: per_user_metrics(found)["mrr"] for name, found in ranks.items()}
-    table = [_row(name, found, users_mrr, promotion) for name, found in ranks.items()]
+    prior = study.config.adds_prior
+    table = [_row(name, found, users_mrr, promotion, prior) for name, found in ranks.items()]
     columns = {"user": dataset.user_ids, **{name: found.numpy() for name, found in ranks.items()}}
     pq.write_table(pa.table(columns), folder / "ranks.parquet")
     metrics = {"split": "test", "users": dataset.n_users, **ranking_metrics(ranks["winner"])}
@@ -182,12 +184,14 @@ def _test_ranks(models: Mapping[str, _Full], dataset: Dataset, exclude_seen: boo
     return ranks
 
 
-def _row(name: str, ranks: Tensor, users_mrr: Mapping[str, Tensor], promotion: Promotion) -> dict[str, Any]:
+def _row(
+    name: str, ranks: Tensor, users_mrr: Mapping[str, Tensor], promotion: Promotion, prior: bool
+) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, **ranking_metrics(ranks)}
     design = users_mrr.get(promotion.winner)
     if name == "winner":
-        prior = "" if design is None else ", with the prior from counts"
-        return {**row, "note": f"{promotion.winner}, {Architecture(promotion.best.bits).text}{prior}"}
+        text = f"{promotion.winner}, {Architecture(promotion.best.bits).text}"
+        return {**row, "prior": prior, "note": f"{text}, with the prior from counts" if prior else text}
     row["p_value"] = paired_p_value(users_mrr["winner"], users_mrr[name])
     if name == promotion.winner:
         return {**row, "note": "the winner's design without the prior, one worker"}

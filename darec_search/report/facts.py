@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -299,11 +299,14 @@ def _test(facts: Facts) -> list[Sentence]:
         without, p_value = float(design["mrr"]), design["p_value"]
         text = f"Without the prior from counts its design has a test MRR of {without:.4f}"
         sentences.append(Sentence(f"{text}: the prior's gain is {relative(mrr, without)} (p = {p_value:.2g})."))
-    model = ("The winner", mrr) if design is None else ("Its design without the prior", float(design["mrr"]))
-    for names, what, (who, own) in (
-        (FIXED_ARMS, "", model),
-        (REFERENCES, ", which need no training", ("The winner", mrr)),
-    ):
+    compared: list[tuple[Iterable[str], str, str, float]] = [
+        (REFERENCES, ", which need no training", "The winner", mrr)
+    ]
+    if design is not None:
+        compared.insert(0, (FIXED_ARMS, "", "Its design without the prior", float(design["mrr"])))
+    elif not rows["winner"].get("prior"):
+        compared.insert(0, (FIXED_ARMS, "", "The winner", mrr))
+    for names, what, who, own in compared:
         known = [rows[name] for name in names if name in rows]
         sentences += [_beaten(row, who, own) for row in known if float(row["mrr"]) >= own]
         losers = " and ".join(_margin(row, own) for row in known if float(row["mrr"]) < own)

@@ -40,6 +40,11 @@ def rows(**mrr):
             "better fixed arm; better than both references without training.",
         ),
         (
+            [{"name": "winner", "mrr": 0.3, "prior": True}, *rows(serial=0.25, neighbours=0.2)],
+            "best-1",  # whose training without the prior failed
+            "The winner: better than both references without training.",
+        ),
+        (
             rows(winner=0.3, serial=0.2, parallel=0.1, neighbours=0.4),
             "serial",
             "The winner: the fixed arm serial, since the search found nothing better; +50.0% test MRR by the prior "

@@ -183,6 +183,8 @@ def test_architectures_are_compared_without_the_prior_of_the_final_model(tmp_pat
     assert "all parallel is at least as good as its design without the prior: test MRR 0.0285 against 0.0280" in text
     assert "The winner beats popularity (+100.0 %, p = 1e-09)" in text
     assert "best-1, no prior" in write_report(study).read_text()
+    file.write_text(json.dumps([{**winner, "prior": True}, *others]))  # the training without the prior failed
+    assert "all serial (" not in said(study).partition("On the test split")[2]
 
 
 def test_a_candidate_whose_retests_all_failed_is_named(tmp_path):
