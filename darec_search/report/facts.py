@@ -299,13 +299,12 @@ def _test(facts: Facts) -> list[Sentence]:
         without, p_value = float(design["mrr"]), design["p_value"]
         text = f"Without the prior from counts its design has a test MRR of {without:.4f}"
         sentences.append(Sentence(f"{text}: the prior's gain is {relative(mrr, without)} (p = {p_value:.2g})."))
-    compared: list[tuple[Iterable[str], str, str, float]] = [
-        (REFERENCES, ", which need no training", "The winner", mrr)
-    ]
+    compared: list[tuple[Iterable[str], str, str, float]] = []
     if design is not None:
-        compared.insert(0, (FIXED_ARMS, "", "Its design without the prior", float(design["mrr"])))
+        compared.append((FIXED_ARMS, "", "Its design without the prior", float(design["mrr"])))
     elif not rows["winner"].get("prior"):
-        compared.insert(0, (FIXED_ARMS, "", "The winner", mrr))
+        compared.append((FIXED_ARMS, "", "The winner", mrr))
+    compared.append((REFERENCES, ", which need no training", "The winner", mrr))
     for names, what, who, own in compared:
         known = [rows[name] for name in names if name in rows]
         sentences += [_beaten(row, who, own) for row in known if float(row["mrr"]) >= own]
